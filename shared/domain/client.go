@@ -1,0 +1,219 @@
+package domain
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"slices"
+	"strings"
+)
+
+// Client is who asks for data: a wealth manager or an investment app, under contract with the operator.
+type Client struct {
+	ID            ClientID           `json:"id"`
+	Name          string             `json:"name"` // shown to investors
+	State         ClientState        `json:"state"`
+	Saving        map[Product]Saving `json:"saving"`                   // what may be kept, per product; missing means latest
+	Regions       []string           `json:"regions,omitempty"`        // where data may be kept; empty means anywhere this operator runs
+	ReturnOrigins []string           `json:"return_origins,omitempty"` // scheme://host[:port] that an investor may be sent back to
+	CreatedAt     Time               `json:"created_at"`
+	UpdatedAt     Time               `json:"updated_at"`
+}
+
+func (*Client) Kind() DocumentKind { return "client" }
+func (c *Client) Key() string      { return string(c.ID) }
+
+// ClientState says whether a client may act.
+type ClientState string
+
+const (
+	ClientActive    ClientState = "active"
+	ClientSuspended ClientState = "suspended"
+	ClientClosed    ClientState = "closed"
+)
+
+// ClientMoves is the law of ClientState.
+var ClientMoves = Moves[ClientState]{
+	ClientActive:    {ClientSuspended, ClientClosed},
+	ClientSuspended: {ClientActive, ClientClosed},
+	ClientClosed:    {},
+}
+
+// Move brings the client to another state.
+func (c *Client) Move(to ClientState, at Time) error {
+	if err := ClientMoves.Check("client", c.State, to); err != nil {
+		return err
+	}
+	c.State, c.UpdatedAt = to, at
+	return nil
+}
+
+// SavingFor is what may be kept of product: the client's declaration, or the latest version where it declares nothing.
+func (c *Client) SavingFor(p Product) Saving {
+	if s, ok := c.Saving[p]; ok {
+		return s
+	}
+	return Saving{Scope: SaveLatest}
+}
+
+// Saving declares how much of one product may be kept.
+type Saving struct {
+	Scope SavingScope `json:"scope"`
+	Days  int         `json:"days,omitempty"` // with SaveHistory: 1 to 3650
+}
+
+// SavingScope is none, latest or history.
+type SavingScope string
+
+const (
+	SaveNone    SavingScope = "none"    // never written; only counts and completeness are
+	SaveLatest  SavingScope = "latest"  // the newest version only
+	SaveHistory SavingScope = "history" // every version of the last Days days
+)
+
+// Validate checks the scope and its days.
+func (s Saving) Validate(field string) error {
+	switch {
+	case s.Scope != SaveNone && s.Scope != SaveLatest && s.Scope != SaveHistory:
+		return Invalidf(field+"/scope", "want none, latest or history")
+	case s.Scope == SaveHistory && (s.Days < 1 || s.Days > 3650):
+		return Invalidf(field+"/days", "want 1 to 3650 days of history")
+	case s.Scope != SaveHistory && s.Days != 0:
+		return Invalidf(field+"/days", "only the scope history has days; leave it out")
+	}
+	return nil
+}
+
+// Advisor is a person at the client who may read what consents that name them allow.
+type Advisor struct {
+	ID        AdvisorID    `json:"id"`
+	ClientID  ClientID     `json:"client_id"`
+	Name      string       `json:"name"` // shown to investors
+	State     AdvisorState `json:"state"`
+	CreatedAt Time         `json:"created_at"`
+	UpdatedAt Time         `json:"updated_at"`
+}
+
+func (*Advisor) Kind() DocumentKind { return "advisor" }
+func (a *Advisor) Key() string      { return string(a.ID) }
+
+// AdvisorState says whether an advisor may read.
+type AdvisorState string
+
+const (
+	AdvisorActive  AdvisorState = "active"
+	AdvisorRemoved AdvisorState = "removed"
+)
+
+// AdvisorMoves is the law of AdvisorState.
+var AdvisorMoves = Moves[AdvisorState]{AdvisorActive: {AdvisorRemoved}, AdvisorRemoved: {}}
+
+// Move brings the advisor to another state.
+func (a *Advisor) Move(to AdvisorState, at Time) error {
+	if err := AdvisorMoves.Check("advisor", a.State, to); err != nil {
+		return err
+	}
+	a.State, a.UpdatedAt = to, at
+	return nil
+}
+
+// Role is what an API key may do.
+type Role string
+
+const (
+	RoleClient   Role = "client"   // everything of its client
+	RoleAdvisor  Role = "advisor"  // reads what consents that name this advisor allow
+	RoleReviewer Role = "reviewer" // reads consents, states and the audit log; never a portfolio
+)
+
+// APIKey lets a program act for a client. Only a hash of its secret is kept; the secret is shown once.
+type APIKey struct {
+	ID        KeyID     `json:"id"`
+	ClientID  ClientID  `json:"client_id"`
+	Role      Role      `json:"role"`
+	AdvisorID AdvisorID `json:"advisor_id,omitempty"` // with RoleAdvisor
+	Label     string    `json:"label,omitempty"`
+	State     KeyState  `json:"state"`
+	Hash      []byte    `json:"hash"`                // SHA-256 of the 256-bit secret
+	ExpiresAt Time      `json:"expires_at,omitzero"` // set while a rotation lets the old key live on
+	CreatedAt Time      `json:"created_at"`
+	UpdatedAt Time      `json:"updated_at"`
+}
+
+func (*APIKey) Kind() DocumentKind { return "api_key" }
+func (k *APIKey) Key() string      { return string(k.ID) }
+
+// KeyState says whether a key opens anything.
+type KeyState string
+
+const (
+	KeyActive  KeyState = "active"
+	KeyRevoked KeyState = "revoked"
+)
+
+// KeyMoves is the law of KeyState.
+var KeyMoves = Moves[KeyState]{KeyActive: {KeyRevoked}, KeyRevoked: {}}
+
+// Move brings the key to another state.
+func (k *APIKey) Move(to KeyState, at Time) error {
+	if err := KeyMoves.Check("api_key", k.State, to); err != nil {
+		return err
+	}
+	k.State, k.UpdatedAt = to, at
+	return nil
+}
+
+// NewAPIKey makes an active key and the token to show once: "sluis_" + key id + "_" + 43 characters of base64url.
+func NewAPIKey(e Env, client ClientID, role Role, advisor AdvisorID, label string) (*APIKey, Secret) {
+	secret := base64.RawURLEncoding.EncodeToString(e.Random(32))
+	hash := sha256.Sum256([]byte(secret))
+	now := e.Now()
+	k := &APIKey{ID: NewID[KeyID](e), ClientID: client, Role: role, AdvisorID: advisor, Label: label,
+		State: KeyActive, Hash: hash[:], CreatedAt: now, UpdatedAt: now}
+	return k, NewSecret([]byte("sluis_" + string(k.ID) + "_" + secret))
+}
+
+// SplitAPIKey takes a token apart; ok is false if it has not the shape of one.
+func SplitAPIKey(token string) (id KeyID, secret string, ok bool) {
+	body, found := strings.CutPrefix(token, "sluis_")
+	if !found || len(body) != len("key_")+26+1+43 {
+		return "", "", false
+	}
+	id, err := ParseID[KeyID](body[:30])
+	return id, body[31:], err == nil && body[30] == '_'
+}
+
+// Opens says whether secret is this key's and the key is still good. It takes the same time whatever the secret is.
+func (k *APIKey) Opens(secret string, now Time) bool {
+	hash := sha256.Sum256([]byte(secret))
+	good := subtle.ConstantTimeCompare(hash[:], k.Hash) == 1
+	return good && k.State == KeyActive && (k.ExpiresAt.IsZero() || now.Before(k.ExpiresAt))
+}
+
+// Principal is who an authenticated API request acts for.
+type Principal struct {
+	Role      Role
+	ClientID  ClientID
+	AdvisorID AdvisorID // with RoleAdvisor
+	KeyID     KeyID
+}
+
+// Actor is the principal as the audit log names it.
+func (p Principal) Actor() Actor {
+	if p.Role == RoleAdvisor {
+		return Actor{Kind: ActorAdvisor, ID: string(p.AdvisorID), Key: p.KeyID}
+	}
+	if p.Role == RoleReviewer {
+		return Actor{Kind: ActorReviewer, ID: string(p.KeyID), Key: p.KeyID}
+	}
+	return Actor{Kind: ActorClient, ID: string(p.ClientID), Key: p.KeyID}
+}
+
+// Sees says whether the principal may know of the consent at all: its own client's, and for an advisor one that
+// names them.
+func (p Principal) Sees(c *Consent) bool {
+	if p.ClientID != c.ClientID {
+		return false
+	}
+	return p.Role != RoleAdvisor || slices.Contains(c.Advisors, p.AdvisorID)
+}

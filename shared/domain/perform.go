@@ -1,0 +1,129 @@
+package domain
+
+import (
+	"context"
+	"errors"
+	"slices"
+)
+
+// Act is something about to be done under a consent, and everything the consent is checked against.
+type Act struct {
+	Action    string // for example "credential.sealed"; the audit entry's type
+	Function  string // which function acts
+	Actor     Actor
+	ConsentID ConsentID
+	Subject   string // what it is done to; the consent where empty
+	Origin    string // commitment to the network address, where there is one
+
+	// What must fit. An empty field is not compared.
+	ClientID     ClientID
+	AdvisorID    AdvisorID
+	InvestorRef  string
+	ConnectionID ConnectionID
+	Custodian    CustodianID
+	Product      Product
+	Purpose      string
+
+	// States in which the consent allows it; empty means ConsentValid alone. Time is compared for valid and received
+	// consents unless Late is set, which only acts that take away (revoke, expire, erase) may do.
+	States []ConsentState
+	Late   bool
+
+	Details map[string]string // more for the audit entry; fn may add to it
+}
+
+// Permits says whether the consent allows the act now; if not, the error says which of its terms does not.
+func (c *Consent) Permits(e Env, a *Act) error {
+	states := a.States
+	if len(states) == 0 {
+		states = []ConsentState{ConsentValid}
+	}
+	switch {
+	case a.ClientID != "" && a.ClientID != c.ClientID,
+		a.ConnectionID != "" && a.ConnectionID != c.ConnectionID,
+		a.InvestorRef != "" && a.InvestorRef != c.InvestorRef,
+		a.AdvisorID != "" && !slices.Contains(c.Advisors, a.AdvisorID):
+		return refusal("consent_not_yours", "this consent does not name you")
+	case !slices.Contains(states, c.State):
+		return refusal("consent_"+string(c.State), "the consent is "+string(c.State)+"; ask the investor for a new one")
+	case !a.Late && !e.Now().Before(c.ExpiresAt):
+		return refusal("consent_expired", "the consent has expired; ask the investor for a new one")
+	case a.Custodian != "" && a.Custodian != c.Custodian:
+		return refusal("consent_custodian", "the consent does not cover this custodian")
+	case a.Product != "" && !slices.Contains(c.Products, a.Product):
+		return refusal("consent_scope", "the consent does not cover "+string(a.Product))
+	case a.Purpose != "" && a.Purpose != c.Purpose.Code:
+		return refusal("consent_purpose", "the consent was given for another purpose")
+	case len(c.Regions) > 0 && !slices.Contains(c.Regions, e.Region):
+		return refusal("consent_region", "the client's data may not be kept in this region")
+	}
+	return nil
+}
+
+func refusal(code, message string) *Error {
+	return &Error{Kind: Forbidden, Code: code, Message: message}
+}
+
+// Perform is the one way to act under a consent. In one transaction it reads the consent, checks that it permits the
+// act, lets fn take effect, and records the audit entry: no consent, no act; no entry, no act. fn may change a's
+// Subject and Details, and must not commit anything by itself. A refusal by the consent is recorded too, in a
+// transaction of its own, before it is returned.
+func Perform(ctx context.Context, e Env, s Store, a Act, fn func(Tx, *Consent, *Act) error) error {
+	var denied *Error
+	var seen Consent
+	err := s.Commit(ctx, func(tx Tx) error {
+		denied = nil
+		act, c := a, &Consent{ID: a.ConsentID}
+		act.Details = cloneDetails(a.Details)
+		err := tx.Get(c)
+		seen = *c
+		if KindOf(err) == NotFound {
+			seen.ClientID = a.ClientID
+			denied = &Error{Kind: NotFound, Code: "consent_unknown", Message: "there is no such consent; check the identifier"}
+			return denied
+		}
+		if err != nil {
+			return err
+		}
+		if err := c.Permits(e, &act); err != nil {
+			errors.As(err, &denied)
+			return err
+		}
+		if err := fn(tx, c, &act); err != nil {
+			return err
+		}
+		return tx.Record(act.entry(e, c, OutcomeAllowed, ""))
+	})
+	if denied == nil {
+		return err
+	}
+	record := s.Commit(ctx, func(tx Tx) error { return tx.Record(a.entry(e, &seen, OutcomeDenied, denied.Code)) })
+	return errors.Join(denied, record)
+}
+
+// entry tells of the act under c.
+func (a *Act) entry(e Env, c *Consent, outcome Outcome, reason string) *Entry {
+	subject := a.Subject
+	if subject == "" {
+		subject = string(a.ConsentID)
+	}
+	return &Entry{SpecVersion: "1.0", ID: NewID[EntryID](e), Source: "/functions/" + a.Function,
+		Type: "sluis." + a.Action, Subject: subject, Time: e.Now(), ClientID: c.ClientID,
+		Data: EntryData{Actor: a.Actor, ConsentID: c.ID, ConnectionID: c.ConnectionID, Custodian: c.Custodian,
+			Purpose: c.Purpose.Code, Outcome: outcome, Reason: reason, Origin: a.Origin, Details: a.Details}}
+}
+
+// Note makes an entry for an act that needs no consent: a client's keys, endpoints and settings, and housekeeping.
+func Note(e Env, function, action string, actor Actor, client ClientID, subject string, details map[string]string) *Entry {
+	return &Entry{SpecVersion: "1.0", ID: NewID[EntryID](e), Source: "/functions/" + function, Type: "sluis." + action,
+		Subject: subject, Time: e.Now(), ClientID: client,
+		Data: EntryData{Actor: actor, Outcome: OutcomeAllowed, Details: details}}
+}
+
+func cloneDetails(m map[string]string) map[string]string {
+	out := make(map[string]string, len(m)+2)
+	for k, v := range m {
+		out[k] = v
+	}
+	return out
+}
