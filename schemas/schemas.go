@@ -1,0 +1,16 @@
+// Package schemas holds the contracts of Sluis as data, and embeds them; it imports nothing of ours.
+//
+//	pipeline.json     the flow: each function's entry point, routes, trigger, topics and gates
+//	custodians.json   the catalogue of banks, brokers and depots
+//	indexes.json      every query's index
+//	retention.json    the life of every kind of document, and why
+//	openapi.yaml      the client API and the investor's
+//	*.schema.json     webhooks, events, audit entries, portfolio records
+package schemas
+
+import "embed"
+
+// FS is this folder.
+//
+//go:embed *.json
+var FS embed.FS
