@@ -1,0 +1,381 @@
+// Package serve is how functions meet HTTP: typed handlers for the client API and for investors' visits, strict
+// reading of input, and the one table that turns errors into statuses. A function says what it takes and gives;
+// authentication, limits, idempotency keys, security headers, problem+json and logging happen here, the same way
+// for all.
+package serve
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"io"
+	"log/slog"
+	"mime"
+	"net"
+	"net/http"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	jsonv2 "github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"sluis.internal/shared/domain"
+)
+
+// MaxBody is the largest request body taken, in bytes.
+const MaxBody = 64 << 10
+
+// Door is what stands before every handler.
+type Door struct {
+	Store   domain.Store
+	Env     domain.Env
+	Limits  *Limits
+	Salt    domain.Secret // keys the commitments to network addresses in the audit log
+	Proxies int           // how many trusted proxies stand before us and append to X-Forwarded-For
+	Log     *slog.Logger  // nil means slog.Default
+}
+
+// Call is one request, authenticated and bounded.
+type Call struct {
+	Principal domain.Principal // of an API key; zero for investors
+	Visit     *domain.Visit    // of an investor; nil for API keys
+	Origin    string           // commitment to the network address, for the audit entry
+	Once      domain.Idempotent
+	Request   *http.Request
+	body      []byte
+}
+
+// Answer is what a handler gives back. Status 0 means 200, or 204 where Body is nil.
+type Answer struct {
+	Status   int
+	Location string
+	Body     any
+}
+
+// Endpoint handles one call.
+type Endpoint func(ctx context.Context, c *Call) (Answer, error)
+
+// API registers an endpoint of the client API for API keys of the given roles.
+func (d *Door) API(mux *http.ServeMux, pattern string, roles []domain.Role, fn Endpoint) {
+	mux.Handle(pattern, d.guarded(func(w http.ResponseWriter, r *http.Request) (Answer, error) {
+		principal, err := d.authenticate(w, r)
+		if err != nil {
+			return Answer{}, err
+		}
+		if !slices.Contains(roles, principal.Role) {
+			return Answer{}, d.refuseRole(r.Context(), principal, r.Pattern)
+		}
+		c, err := d.call(w, r)
+		if err != nil {
+			return Answer{}, err
+		}
+		c.Principal = principal
+		return fn(r.Context(), c)
+	}))
+}
+
+// refuseRole records that a key tried what its role may not do.
+func (d *Door) refuseRole(ctx context.Context, p domain.Principal, pattern string) error {
+	refusal := &domain.Error{Kind: domain.Forbidden, Code: "role_forbidden", Message: "this key's role may not do this; use a key with another role"}
+	entry := domain.Note(d.Env, "serve", "request.refused", p.Actor(), p.ClientID, pattern, map[string]string{"role": string(p.Role)})
+	entry.Data.Outcome, entry.Data.Reason = domain.OutcomeDenied, refusal.Code
+	return errors.Join(refusal, d.Store.Commit(ctx, func(tx domain.Tx) error { return tx.Record(entry) }))
+}
+
+// Investor registers an endpoint for a visiting investor's browser scripts.
+func (d *Door) Investor(mux *http.ServeMux, pattern string, fn Endpoint) {
+	mux.Handle(pattern, d.guarded(func(w http.ResponseWriter, r *http.Request) (Answer, error) {
+		visit, err := d.Visiting(r)
+		if err != nil {
+			return Answer{}, err
+		}
+		if err := d.Limits.take(w, "visit:"+visit.Hash, d.Env.Now()); err != nil {
+			return Answer{}, err
+		}
+		c, err := d.call(w, r)
+		if err != nil {
+			return Answer{}, err
+		}
+		c.Visit = visit
+		return fn(r.Context(), c)
+	}))
+}
+
+// Public registers an endpoint that anyone may call, limited by network address.
+func (d *Door) Public(mux *http.ServeMux, pattern string, fn Endpoint) {
+	mux.Handle(pattern, d.guarded(func(w http.ResponseWriter, r *http.Request) (Answer, error) {
+		if err := d.Limits.take(w, "address:"+d.address(r), d.Env.Now()); err != nil {
+			return Answer{}, err
+		}
+		c, err := d.call(w, r)
+		if err != nil {
+			return Answer{}, err
+		}
+		return fn(r.Context(), c)
+	}))
+}
+
+// guarded runs fn, writes its answer or problem, and logs the route (never the path, which may hold a token).
+func (d *Door) guarded(fn func(http.ResponseWriter, *http.Request) (Answer, error)) http.Handler {
+	crossOrigin := http.NewCrossOriginProtection()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		h := w.Header()
+		h.Set("Cache-Control", "no-store")
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+		status := 0
+		defer func() {
+			if v := recover(); v != nil {
+				if v == http.ErrAbortHandler {
+					panic(v)
+				}
+				d.logger().ErrorContext(r.Context(), "handler panicked", "route", r.Pattern, "at", panicSite())
+				status = WriteProblem(w, &domain.Error{Kind: domain.Internal, Code: "internal"})
+			}
+			d.logger().DebugContext(r.Context(), "request", "route", r.Pattern, "status", status, "ms", time.Since(start).Milliseconds())
+		}()
+		err := crossOrigin.Check(r)
+		if err != nil {
+			err = &domain.Error{Kind: domain.Forbidden, Code: "cross_origin", Message: "this may only be called from our own pages"}
+		}
+		var a Answer
+		if err == nil {
+			a, err = fn(w, r)
+		}
+		if err != nil {
+			if domain.KindOf(err) == domain.Internal {
+				d.logger().ErrorContext(r.Context(), "request failed", "route", r.Pattern, "error", err)
+			}
+			status = WriteProblem(w, err)
+			return
+		}
+		status = a.write(w)
+	})
+}
+
+func (d *Door) logger() *slog.Logger {
+	if d.Log == nil {
+		return slog.Default()
+	}
+	return d.Log
+}
+
+// panicSite is where the panic began: function and line, never the value, which may hold a secret.
+func panicSite() string {
+	pc := make([]uintptr, 16)
+	frames := runtime.CallersFrames(pc[:runtime.Callers(4, pc)])
+	for {
+		f, more := frames.Next()
+		if !strings.HasPrefix(f.Function, "runtime.") || !more {
+			return f.Function + ":" + strconv.Itoa(f.Line)
+		}
+	}
+}
+
+func (a Answer) write(w http.ResponseWriter) int {
+	if a.Location != "" {
+		w.Header().Set("Location", a.Location)
+	}
+	if a.Status == 0 {
+		a.Status = http.StatusOK
+		if a.Body == nil {
+			a.Status = http.StatusNoContent
+		}
+	}
+	if a.Body == nil {
+		w.WriteHeader(a.Status)
+		return a.Status
+	}
+	writeJSON(w, a.Status, "application/json", a.Body)
+	return a.Status
+}
+
+func writeJSON(w http.ResponseWriter, status int, mediaType string, body any) {
+	w.Header().Set("Content-Type", mediaType)
+	w.WriteHeader(status)
+	if err := jsonv2.MarshalWrite(w, body, jsonv2.Deterministic(true), jsonv2.FormatNilSliceAsNull(false)); err != nil {
+		slog.Debug("answer not written", "error", err)
+	}
+}
+
+// authenticate finds the key of an Authorization: Bearer header. Unknown, wrong, revoked and expired keys look alike.
+func (d *Door) authenticate(w http.ResponseWriter, r *http.Request) (domain.Principal, error) {
+	refused := &domain.Error{Kind: domain.Unauthenticated, Code: "key_invalid",
+		Message: "send a valid API key as Authorization: Bearer sluis_key_…"}
+	token, bearer := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	id, secret, ok := domain.SplitAPIKey(token)
+	if !bearer || !ok {
+		return domain.Principal{}, refused
+	}
+	// The limit comes before the look-up, so that guessing costs the guesser.
+	if err := d.Limits.take(w, "key:"+string(id), d.Env.Now()); err != nil {
+		return domain.Principal{}, err
+	}
+	key := &domain.APIKey{ID: id}
+	err := d.Store.Get(r.Context(), key)
+	if err != nil && domain.KindOf(err) != domain.NotFound {
+		return domain.Principal{}, err
+	}
+	if !key.Opens(secret, d.Env.Now()) || err != nil {
+		return domain.Principal{}, refused
+	}
+	client := &domain.Client{ID: key.ClientID}
+	if err := d.Store.Get(r.Context(), client); err != nil {
+		return domain.Principal{}, err
+	}
+	if client.State != domain.ClientActive {
+		return domain.Principal{}, &domain.Error{Kind: domain.Forbidden, Code: "client_suspended", Message: "this account is not active; ask your operator"}
+	}
+	if err := d.advisorActive(r.Context(), key); err != nil {
+		return domain.Principal{}, err
+	}
+	return domain.Principal{Role: key.Role, ClientID: key.ClientID, AdvisorID: key.AdvisorID, KeyID: key.ID}, nil
+}
+
+func (d *Door) advisorActive(ctx context.Context, key *domain.APIKey) error {
+	if key.Role != domain.RoleAdvisor {
+		return nil
+	}
+	a := &domain.Advisor{ID: key.AdvisorID}
+	if err := d.Store.Get(ctx, a); err != nil {
+		return err
+	}
+	if a.State != domain.AdvisorActive {
+		return &domain.Error{Kind: domain.Forbidden, Code: "advisor_removed", Message: "this advisor was removed"}
+	}
+	return nil
+}
+
+// call reads the body and the headers that every handler may need.
+func (d *Door) call(w http.ResponseWriter, r *http.Request) (*Call, error) {
+	c := &Call{Request: r, Origin: d.Commitment(r)}
+	if r.Method == http.MethodPost || r.Method == http.MethodPut || r.Method == http.MethodPatch {
+		body, err := readBody(w, r)
+		if err != nil {
+			return nil, err
+		}
+		c.body = body
+	}
+	key := r.Header.Get("Idempotency-Key")
+	if len(key) > 128 {
+		return nil, domain.Invalidf("Idempotency-Key", "want at most 128 characters")
+	}
+	if key != "" {
+		c.Once = domain.Idempotent{Key: key, Request: slices.Concat([]byte(r.Method+" "+r.URL.Path+"\n"), c.body)}
+	}
+	return c, nil
+}
+
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	if r.ContentLength != 0 {
+		media, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+		charset := strings.ToLower(params["charset"])
+		if err != nil || media != "application/json" || charset != "" && charset != "utf-8" {
+			return nil, &domain.Error{Kind: domain.Invalid, Code: "content_type", Field: "Content-Type", Message: "send application/json in UTF-8"}
+		}
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, MaxBody))
+	if err != nil {
+		var tooLarge *http.MaxBytesError
+		if errors.As(err, &tooLarge) {
+			return nil, &domain.Error{Kind: domain.TooLarge, Code: "body_too_large", Message: "send at most 64 KiB"}
+		}
+		return nil, &domain.Error{Kind: domain.Invalid, Code: "body_unreadable", Message: "the body broke off; send it again", Err: err}
+	}
+	return body, nil
+}
+
+// Decode reads the body into v: strict JSON, no unknown or duplicate members, nothing after it. The error names the
+// member at fault. An empty body leaves v as it is.
+func (c *Call) Decode(v any) error {
+	if len(c.body) == 0 {
+		return nil
+	}
+	err := jsonv2.Unmarshal(c.body, v, jsonv2.RejectUnknownMembers(true))
+	if err == nil {
+		return nil
+	}
+	var own *domain.Error
+	if errors.As(err, &own) {
+		return own
+	}
+	var semantic *jsonv2.SemanticError
+	if errors.As(err, &semantic) {
+		if errors.Is(err, jsonv2.ErrUnknownName) {
+			return domain.Invalidf(string(semantic.JSONPointer), "there is no such member; leave it out")
+		}
+		return domain.Invalidf(string(semantic.JSONPointer), "this has the wrong type or form")
+	}
+	var syntax *jsontext.SyntacticError
+	if errors.As(err, &syntax) {
+		if errors.Is(err, jsontext.ErrDuplicateName) {
+			return domain.Invalidf(string(syntax.JSONPointer), "this member stands twice; send it once")
+		}
+		return &domain.Error{Kind: domain.Invalid, Code: "invalid_json", Field: string(syntax.JSONPointer), Message: "the body is not JSON; it goes wrong at this place"}
+	}
+	return &domain.Error{Kind: domain.Invalid, Code: "invalid_json", Message: "the body is not JSON", Err: err}
+}
+
+// PathID reads a path parameter as an identifier.
+func PathID[T interface {
+	~string
+}](c *Call, name string, parse func(string) (T, error)) (T, error) {
+	id, err := parse(c.Request.PathValue(name))
+	if err != nil {
+		return "", domain.Invalidf(name, "%s", messageOf(err))
+	}
+	return id, nil
+}
+
+func messageOf(err error) string {
+	var e *domain.Error
+	if errors.As(err, &e) {
+		return e.Message
+	}
+	return "this is not an identifier"
+}
+
+// Paging reads the query parameters limit (1 to 1000, default 100) and cursor.
+func (c *Call) Paging() (limit int, cursor string, err error) {
+	limit, q := 100, c.Request.URL.Query()
+	if text := q.Get("limit"); text != "" {
+		limit, err = strconv.Atoi(text)
+		if err != nil || limit < 1 || limit > 1000 {
+			return 0, "", domain.Invalidf("limit", "want 1 to 1000")
+		}
+	}
+	cursor = q.Get("cursor")
+	if len(cursor) > 512 {
+		return 0, "", domain.Invalidf("cursor", "use the cursor of the page before, unchanged")
+	}
+	return limit, cursor, nil
+}
+
+// address is the caller's network address: the connection's, or what the trusted proxies say.
+func (d *Door) address(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		host = r.RemoteAddr
+	}
+	if d.Proxies == 0 {
+		return host
+	}
+	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+	if i := len(hops) - d.Proxies; i >= 0 && strings.TrimSpace(hops[i]) != "" {
+		return strings.TrimSpace(hops[i])
+	}
+	return host
+}
+
+// Commitment hides the caller's network address in an HMAC-SHA256 that only the holder of the salt can check.
+func (d *Door) Commitment(r *http.Request) string {
+	mac := hmac.New(sha256.New, d.Salt.Reveal())
+	mac.Write([]byte("origin\n" + d.address(r)))
+	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil)[:16])
+}

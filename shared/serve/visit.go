@@ -1,0 +1,56 @@
+package serve
+
+import (
+	"net/http"
+	"time"
+
+	"sluis.internal/shared/domain"
+)
+
+// cookieName has the __Host- prefix: browsers keep such a cookie only when it is Secure, for Path=/ and for this very
+// host (RFC 6265bis, section 4.1.3.2). They count http://localhost as secure.
+const cookieName = "__Host-sluis"
+
+// SetVisit hands the browser the cookie of a new visit.
+func SetVisit(w http.ResponseWriter, token string) {
+	http.SetCookie(w, &http.Cookie{Name: cookieName, Value: token, Path: "/", Secure: true, HttpOnly: true,
+		SameSite: http.SameSiteStrictMode, MaxAge: int(domain.VisitLife / time.Second)})
+}
+
+// EndVisit takes the cookie back.
+func EndVisit(w http.ResponseWriter) {
+	http.SetCookie(w, &http.Cookie{Name: cookieName, Path: "/", Secure: true, HttpOnly: true,
+		SameSite: http.SameSiteStrictMode, MaxAge: -1})
+}
+
+// Visiting finds the visit of a browser by its cookie. An unknown or ended visit is Unauthenticated.
+func (d *Door) Visiting(r *http.Request) (*domain.Visit, error) {
+	none := &domain.Error{Kind: domain.Unauthenticated, Code: "visit_ended",
+		Message: "your visit has ended; open a new link from your wealth manager or app"}
+	cookie, err := r.Cookie(cookieName)
+	if err != nil || len(cookie.Value) != 43 {
+		return nil, none
+	}
+	v := &domain.Visit{Hash: domain.HashToken(cookie.Value)}
+	if err := d.Store.Get(r.Context(), v); err != nil {
+		if domain.KindOf(err) == domain.NotFound {
+			return nil, none
+		}
+		return nil, err
+	}
+	if !d.Env.Now().Before(v.ExpiresAt) {
+		return nil, none
+	}
+	return v, nil
+}
+
+// Take counts a page view by network address, for pages that write their own answers.
+func (d *Door) Take(w http.ResponseWriter, r *http.Request) error {
+	return d.Limits.take(w, "address:"+d.address(r), d.Env.Now())
+}
+
+// NewServer is an HTTP server with bounds on every phase of a request but the writing of an answer, which may stream.
+func NewServer(h http.Handler) *http.Server {
+	return &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second,
+		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
+}
