@@ -82,6 +82,9 @@ var ConsentMoves = Moves[ConsentState]{
 	ConsentTerminated: {},
 }
 
+// AnyConsentState is for acts that only take away: they are done whatever became of the consent.
+var AnyConsentState = []ConsentState{ConsentReceived, ConsentValid, ConsentRejected, ConsentExpired, ConsentRevoked, ConsentTerminated}
+
 // Move brings the consent to another state.
 func (c *Consent) Move(to ConsentState, at Time) error {
 	if err := ConsentMoves.Check("consent", c.State, to); err != nil {

@@ -47,7 +47,8 @@ type Portfolio struct {
 	Custodian    CustodianID               `json:"custodian"`
 	Number       int64                     `json:"number"` // 1, 2, 3 … of the connection
 	Products     map[Product]ProductStatus `json:"products"`
-	Summary      []byte                    `json:"summary,omitempty"` // []Reconciliation as JSON, sealed under the connection's keyset
+	Summary      []byte                    `json:"summary,omitempty"`      // []Reconciliation as JSON, sealed under the connection's keyset
+	SummaryMark  string                    `json:"summary_mark,omitempty"` // keyed digest of the summary, so that an unchanged one is kept
 	RetrievedAt  Time                      `json:"retrieved_at"`
 	ExpiresAt    Time                      `json:"expires_at,omitzero"` // where the saving scope ends its life
 }

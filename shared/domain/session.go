@@ -13,9 +13,10 @@ type Session struct {
 	Reason       Reason       `json:"reason,omitempty"`
 	ChallengeID  ChallengeID  `json:"challenge_id,omitempty"`
 	PortfolioID  PortfolioID  `json:"portfolio_id,omitempty"`
-	Sealed       []byte       `json:"sealed,omitempty"` // the connector's state at the bank, under the session key
-	Records      int          `json:"records"`          // read so far, for the progress shown
-	Attempts     int          `json:"attempts"`
+	Sealed       []byte       `json:"sealed,omitempty"`     // the connector's state at the bank, under the session key
+	Records      int          `json:"records"`              // read so far, for the progress shown
+	Attempts     int          `json:"attempts"`             // how often it was claimed; fences off a worker that lost its lease
+	Retries      int          `json:"retries"`              // passing failures so far
 	LeaseUntil   Time         `json:"lease_until,omitzero"` // whoever runs it has it until then
 	CreatedAt    Time         `json:"created_at"`
 	UpdatedAt    Time         `json:"updated_at"`
@@ -146,6 +147,11 @@ type Display struct {
 	MediaType   string `json:"media_type,omitempty"` // of Image
 	Digits      int    `json:"digits,omitempty"`     // length of the code, where the bank says
 	URL         string `json:"url,omitempty"`        // with FlowRedirect
+}
+
+// Empty says whether there is nothing to show.
+func (d *Display) Empty() bool {
+	return d.Destination == "" && d.Text == "" && len(d.Image) == 0 && d.URL == ""
 }
 
 // SCAState is where a challenge stands. Berlin Group scaStatus maps onto it: received and psuIdentified to required,

@@ -1,0 +1,159 @@
+package extraction
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"sluis.internal/shared/domain"
+)
+
+// Answer takes the investor's answer to the bank, within one request: a code is opened in memory, submitted at once
+// and forgotten. If the bank opens its door, the reading is left to an event, so that the investor need not wait for
+// it. A second answer while one is under way is a Conflict.
+func (e *Engine) Answer(ctx context.Context, r domain.AnswerRequest) error {
+	// The browser may go away; what happens at the bank must still be written down.
+	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer done()
+	s := &domain.Session{ID: r.SessionID}
+	if err := e.Store.Get(ctx, s); err != nil {
+		return err
+	}
+	j, err := e.claimAnswer(ctx, s, r)
+	if err != nil {
+		if refused(err) {
+			return errors.Join(err, e.cancel(ctx, s))
+		}
+		return err
+	}
+	if r.Kind == domain.AnswerCancel {
+		return e.fail(ctx, j, &Failure{Reason: domain.ReasonSCARejected})
+	}
+	in, err := e.input(r)
+	if err != nil {
+		return errors.Join(err, e.backToRest(ctx, j))
+	}
+	_, out, err := e.step(ctx, j.session, in)
+	if err != nil {
+		return e.answerFailed(ctx, j, err)
+	}
+	if out.Challenge != nil {
+		return e.suspend(ctx, j, out.Challenge, r.Kind == domain.AnswerSelect || r.Kind == domain.AnswerRenew)
+	}
+	return e.verified(ctx, j, out.Portfolio)
+}
+
+// claimAnswer makes a suspended session running for the time of one answer.
+func (e *Engine) claimAnswer(ctx context.Context, seen *domain.Session, r domain.AnswerRequest) (*job, error) {
+	var j *job
+	act := e.act(seen, "session.answered")
+	act.Details["kind"] = string(r.Kind)
+	err := domain.Perform(ctx, e.Env, e.Store, act, func(tx domain.Tx, c *domain.Consent, a *domain.Act) error {
+		s, challenge, connection := &domain.Session{ID: seen.ID}, &domain.Challenge{ID: r.ChallengeID}, &domain.Connection{ID: seen.ConnectionID}
+		if err := errors.Join(tx.Get(s), tx.Get(challenge), tx.Get(connection)); err != nil {
+			return err
+		}
+		now := e.Env.Now()
+		switch {
+		case s.ChallengeID != challenge.ID || challenge.SessionID != s.ID || domain.SCAMoves.Final(challenge.State):
+			return &domain.Error{Kind: domain.Gone, Code: "challenge_over", Message: "this question of the bank is over"}
+		case !now.Before(challenge.AnswerBy) && r.Kind != domain.AnswerCancel:
+			return &domain.Error{Kind: domain.Gone, Code: "challenge_expired", Message: "the time to answer is over; begin again"}
+		case s.State == domain.SessionRunning && !now.Before(s.LeaseUntil): // its worker died
+		case s.State != domain.SessionSuspended:
+			return &domain.Error{Kind: domain.Conflict, Code: "answer_in_progress", Message: "another answer is on its way to the bank; wait for it"}
+		default:
+			if err := s.Move(domain.SessionRunning, "", now); err != nil {
+				return err
+			}
+		}
+		if challenge.State == domain.SCARejected && r.Kind == domain.AnswerCode {
+			if err := challenge.Move(domain.SCAIssued, now); err != nil {
+				return err
+			}
+		}
+		s.Attempts++
+		s.LeaseUntil = now.Add(max(e.lease(), time.Minute))
+		j = &job{session: s, connection: connection, consent: c}
+		return errors.Join(tx.Put(s), tx.Put(challenge))
+	})
+	return j, err
+}
+
+// input turns an answer into a step's input; a code is opened here and nowhere else.
+func (e *Engine) input(r domain.AnswerRequest) (Input, error) {
+	switch r.Kind {
+	case domain.AnswerCode:
+		code, err := e.Opener.OpenCode(r.SealedCode, r.ChallengeID, e.Env.Now())
+		return Input{Kind: InputCode, Code: code}, err
+	case domain.AnswerPoll:
+		return Input{Kind: InputPoll}, nil
+	case domain.AnswerSelect:
+		return Input{Kind: InputSelect, Method: r.Method}, nil
+	case domain.AnswerRenew:
+		return Input{Kind: InputRenew}, nil
+	}
+	return Input{}, domain.Invalidf("/kind", "want code, poll, select, renew or cancel")
+}
+
+// backToRest undoes a claim for an answer that never reached the bank.
+func (e *Engine) backToRest(ctx context.Context, j *job) error {
+	return e.settle(ctx, j.session, e.act(j.session, "session.suspended"), func(tx domain.Tx, t *settled, a *domain.Act) error {
+		a.Details["reason"] = "answer_unreadable"
+		return t.session.Move(domain.SessionSuspended, "", e.Env.Now())
+	})
+}
+
+// answerFailed settles an answer that the bank did not take in. After a passing failure the investor may answer
+// again; any other ends the session.
+func (e *Engine) answerFailed(ctx context.Context, j *job, cause error) error {
+	var f *Failure
+	if !errors.As(cause, &f) || !f.Retry || j.session.Retries >= maxAttempts {
+		return e.fail(ctx, j, cause)
+	}
+	err := e.settle(ctx, j.session, e.act(j.session, "session.suspended"), func(tx domain.Tx, t *settled, a *domain.Act) error {
+		a.Details["reason"] = string(f.Reason)
+		t.session.Retries++
+		return t.session.Move(domain.SessionSuspended, f.Reason, e.Env.Now())
+	})
+	if err != nil {
+		return e.stopped(ctx, j, err)
+	}
+	return &domain.Error{Kind: domain.Unavailable, Code: string(f.Reason), RetryAfter: max(f.RetryAfter, 2*time.Second),
+		Message: "the bank did not answer; try again in a moment", Err: cause}
+}
+
+// verified notes that SCA is passed, keeps the way in, and leaves the reading to an event.
+func (e *Engine) verified(ctx context.Context, j *job, p *Portfolio) error {
+	sealed, err := e.sealState(j.session, p.State)
+	if err != nil {
+		return e.fail(ctx, j, err)
+	}
+	err = e.settle(ctx, j.session, e.act(j.session, "sca.verified"), func(tx domain.Tx, t *settled, a *domain.Act) error {
+		now := e.Env.Now()
+		if t.challenge == nil {
+			return &domain.Error{Kind: domain.Gone, Code: "challenge_over", Message: "this question of the bank is over"}
+		}
+		if t.challenge.State == domain.SCARejected || t.challenge.State == domain.SCASelection {
+			if err := t.challenge.Move(domain.SCAIssued, now); err != nil {
+				return err
+			}
+		}
+		if err := t.challenge.Move(domain.SCAVerified, now); err != nil {
+			return err
+		}
+		a.Details["challenge"], a.Details["method"] = string(t.challenge.ID), t.challenge.Method
+		t.session.Sealed = sealed
+		if err := t.session.Move(domain.SessionQueued, "", now); err != nil {
+			return err
+		}
+		if t.connection.State == domain.ConnectionSCA {
+			if err := t.connection.Move(domain.ConnectionBusy, "", now); err != nil {
+				return err
+			}
+		}
+		return errors.Join(tx.Put(t.challenge), tx.Emit(domain.Event{Topic: domain.TopicSession,
+			Subject: t.session.Key(), Custodian: t.session.Custodian}))
+	})
+	return e.stopped(ctx, j, err)
+}
