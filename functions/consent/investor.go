@@ -1,0 +1,330 @@
+package consent
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"slices"
+
+	"sluis.internal/shared/domain"
+)
+
+// View is everything a page says about one consent.
+type View struct {
+	Consent         domain.Consent
+	Connection      domain.Connection
+	ClientName      string
+	Advisors        []string               // names of those who may read: removed ones are left out
+	Custodians      []domain.Custodian     // offered: the consent's choice as far as it is available here, or all
+	Custodian       *domain.Custodian      // chosen; nil before the grant, or where it is no longer available here
+	CredentialState domain.CredentialState // "" when none is held
+	Erasures        []domain.Erasure       // newest first, up to 20
+}
+
+// Limits of the page on which an investor sees all consents.
+const (
+	maxMine  = 1000 // read
+	maxEnded = 50   // shown of those that are over
+)
+
+// Peek shows whom a link is from without using it up: mail scanners and previews open links too. A link that is
+// unknown, used or expired is Gone.
+func (s *Service) Peek(ctx context.Context, token string) (domain.Link, View, error) {
+	l, c, err := s.invitation(ctx, token)
+	if err != nil {
+		return domain.Link{}, View{}, err
+	}
+	probe := *l
+	if err := probe.Use(s.Env.Now()); err != nil {
+		return domain.Link{}, View{}, err
+	}
+	v, err := s.view(ctx, c)
+	return *l, v, err
+}
+
+// invitation finds the link of a token and its consent. Tokens that no link has look like used ones: nothing is
+// recorded of them, as anybody may send any number of them.
+func (s *Service) invitation(ctx context.Context, token string) (*domain.Link, *domain.Consent, error) {
+	gone := (&domain.Link{}).Use(s.Env.Now()) // a link that never lived
+	if len(token) != tokenLength {
+		return nil, nil, gone
+	}
+	l := &domain.Link{Hash: domain.HashToken(token)}
+	if err := s.Store.Get(ctx, l); err != nil {
+		if domain.KindOf(err) == domain.NotFound {
+			return nil, nil, gone
+		}
+		return nil, nil, fmt.Errorf("reading link: %w", err)
+	}
+	c := &domain.Consent{ID: l.ConsentID}
+	if err := s.Store.Get(ctx, c); err != nil {
+		return nil, nil, fmt.Errorf("reading consent: %w", err)
+	}
+	return l, c, nil
+}
+
+// Redeem uses a link up and begins a visit, in one transaction: of two who redeem it at once, one gets the visit and
+// the other Gone. cookie is the visit's secret, 43 characters of base64url; only its hash is kept.
+func (s *Service) Redeem(ctx context.Context, token, origin string) (cookie string, visit *domain.Visit, err error) {
+	l, c, err := s.invitation(ctx, token)
+	if err != nil {
+		return "", nil, err
+	}
+	cookie = base64.RawURLEncoding.EncodeToString(s.Env.Random(32))
+	states, late := opensIn(l.Purpose)
+	a := domain.Act{Action: "link.redeemed", Actor: domain.Actor{Kind: domain.ActorInvestor, ID: c.InvestorRef},
+		ConsentID: c.ID, ClientID: l.ClientID, Origin: origin, States: states, Late: late,
+		Details: map[string]string{"purpose": string(l.Purpose)}}
+	err = s.act(ctx, a, func(tx domain.Tx, c *domain.Consent, _ *domain.Act) error {
+		visit = &domain.Visit{Hash: domain.HashToken(cookie)}
+		if err := tx.Get(visit); domain.KindOf(err) != domain.NotFound {
+			return err // nil: an earlier commit that seemed to fail had begun this very visit
+		}
+		l := &domain.Link{Hash: domain.HashToken(token)}
+		if err := tx.Get(l); err != nil {
+			return err
+		}
+		if l.Purpose != domain.LinkManage { // withdrawing must always be possible
+			if err := clientActs(tx, c.ClientID); err != nil {
+				return err
+			}
+		}
+		now := s.Env.Now()
+		if err := l.Use(now); err != nil {
+			return err
+		}
+		visit = &domain.Visit{Hash: domain.HashToken(cookie), ConsentID: c.ID, ConnectionID: c.ConnectionID,
+			ClientID: c.ClientID, InvestorRef: c.InvestorRef, Purpose: l.Purpose, CreatedAt: now,
+			ExpiresAt: now.Add(domain.VisitLife)}
+		return putAll(tx, l, visit)
+	})
+	if err != nil {
+		return "", nil, err
+	}
+	return cookie, visit, nil
+}
+
+// clientActs refuses what a suspended or closed client would gain by.
+func clientActs(tx domain.Tx, id domain.ClientID) error {
+	client := &domain.Client{ID: id}
+	if err := tx.Get(client); err != nil {
+		return err
+	}
+	if client.State != domain.ClientActive {
+		return &domain.Error{Kind: domain.Forbidden, Code: "client_suspended",
+			Message: "who sent you here may not ask for data at present; ask them"}
+	}
+	return nil
+}
+
+func putAll(tx domain.Tx, docs ...domain.Document) error {
+	for _, d := range docs {
+		if err := tx.Put(d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Show is the consent that the visit is about.
+func (s *Service) Show(ctx context.Context, v *domain.Visit) (View, error) {
+	c := &domain.Consent{ID: v.ConsentID}
+	if err := s.Store.Get(ctx, c); err != nil {
+		return View{}, err
+	}
+	if c.ClientID != v.ClientID || c.InvestorRef != v.InvestorRef {
+		return View{}, domain.ErrNotFound
+	}
+	return s.view(ctx, c)
+}
+
+// underVisit is an act of the visiting investor under one of their consents.
+func underVisit(v *domain.Visit, action string, id domain.ConsentID, origin string) domain.Act {
+	return domain.Act{Action: action, Actor: v.Actor(), ConsentID: id, Origin: origin, ClientID: v.ClientID,
+		InvestorRef: v.InvestorRef, Details: map[string]string{}}
+}
+
+// Grant is the investor's yes, for one of the custodians offered. Granting again for the same custodian changes
+// nothing; for another one it is a Conflict.
+func (s *Service) Grant(ctx context.Context, v *domain.Visit, custodian domain.CustodianID, origin string) error {
+	a := underVisit(v, "consent.granted", v.ConsentID, origin)
+	a.ConnectionID, a.States = v.ConnectionID, []domain.ConsentState{domain.ConsentReceived, domain.ConsentValid}
+	return s.act(ctx, a, func(tx domain.Tx, c *domain.Consent, act *domain.Act) error {
+		con := &domain.Connection{ID: c.ConnectionID}
+		if err := tx.Get(con); err != nil {
+			return err
+		}
+		if err := mayDecide(v); err != nil {
+			return err
+		}
+		if c.State == domain.ConsentValid {
+			return repeatedGrant(c, custodian, act)
+		}
+		if err := clientActs(tx, c.ClientID); err != nil {
+			return err
+		}
+		if s.custodian(custodian) == nil {
+			return domain.Invalidf("custodian", "choose one of the custodians offered")
+		}
+		now := s.Env.Now()
+		if err := c.Grant(custodian, now); err != nil {
+			return err
+		}
+		con.Custodian = custodian
+		if err := con.Move(domain.ConnectionAwaiting, "", now); err != nil {
+			return err
+		}
+		if err := domain.Tell(s.Env, tx, con, domain.NoticeConsentGranted, ""); err != nil {
+			return err
+		}
+		return putAll(tx, c, con)
+	})
+}
+
+func repeatedGrant(c *domain.Consent, custodian domain.CustodianID, act *domain.Act) error {
+	if c.Custodian != custodian {
+		return &domain.Error{Kind: domain.Conflict, Code: "consent_granted", Field: "custodian",
+			Message: "this consent was given for another custodian; withdraw it and ask for a new one"}
+	}
+	act.Details["repeated"] = "true"
+	return nil
+}
+
+// mayDecide holds decisions to visits by a link that was sent for one: a link to manage or to reconnect shows less.
+func mayDecide(v *domain.Visit) error {
+	if v.Purpose != domain.LinkConsent {
+		return &domain.Error{Kind: domain.Forbidden, Code: "visit_purpose",
+			Message: "this visit is not for a decision; ask for a link to the consent"}
+	}
+	return nil
+}
+
+// Deny is the investor's no. Denying again changes nothing.
+func (s *Service) Deny(ctx context.Context, v *domain.Visit, origin string) error {
+	a := underVisit(v, "consent.rejected", v.ConsentID, origin)
+	a.ConnectionID, a.Late = v.ConnectionID, true
+	a.States = []domain.ConsentState{domain.ConsentReceived, domain.ConsentRejected}
+	end := s.end(domain.ConsentRejected, domain.NoticeConsentRejected)
+	return s.act(ctx, a, func(tx domain.Tx, c *domain.Consent, act *domain.Act) error {
+		if err := mayDecide(v); err != nil {
+			return err
+		}
+		return end(tx, c, act)
+	})
+}
+
+// Revoke withdraws any of the investor's consents with this client (GDPR Article 7(3): as easily as it was given).
+// What is held under it is erased. Withdrawing again changes nothing.
+func (s *Service) Revoke(ctx context.Context, v *domain.Visit, id domain.ConsentID, origin string) error {
+	a := underVisit(v, "consent.revoked", id, origin)
+	a.Late, a.States = true, []domain.ConsentState{domain.ConsentValid, domain.ConsentRevoked}
+	return s.act(ctx, a, s.end(domain.ConsentRevoked, domain.NoticeConsentRevoked))
+}
+
+// end brings a consent to a final state and its connection to removed, tells the client, and asks for the erasure of
+// what a granted consent may have left.
+func (s *Service) end(to domain.ConsentState, told domain.NoticeType) effect {
+	return func(tx domain.Tx, c *domain.Consent, act *domain.Act) error {
+		con := &domain.Connection{ID: c.ConnectionID}
+		if err := tx.Get(con); err != nil {
+			return err
+		}
+		if c.State == to {
+			act.Details["repeated"] = "true"
+			return nil
+		}
+		now, granted := s.Env.Now(), c.State == domain.ConsentValid
+		if err := c.Move(to, now); err != nil {
+			return err
+		}
+		if con.State != domain.ConnectionRemoved {
+			if err := con.Move(domain.ConnectionRemoved, domain.ReasonConsentEnded, now); err != nil {
+				return err
+			}
+		}
+		if err := domain.Tell(s.Env, tx, con, told, ""); err != nil {
+			return err
+		}
+		if err := putAll(tx, c, con); err != nil || !granted {
+			return err
+		}
+		return tx.Emit(domain.Event{Topic: domain.TopicErasure, Subject: con.Key(), Custodian: con.Custodian})
+	}
+}
+
+// Mine is every consent of the investor with this client that still lives, and the newest of those that are over,
+// newest first.
+func (s *Service) Mine(ctx context.Context, v *domain.Visit) ([]View, error) {
+	consents, _, err := domain.List[domain.Consent](ctx, s.Store, domain.Query{Index: "consents_by_investor",
+		Match: []string{string(v.ClientID), v.InvestorRef}, Limit: maxMine})
+	if err != nil {
+		return nil, fmt.Errorf("listing consents: %w", err)
+	}
+	views, ended := []View{}, 0
+	for i := range consents {
+		if domain.ConsentMoves.Final(consents[i].State) {
+			if ended++; ended > maxEnded {
+				continue
+			}
+		}
+		view, err := s.view(ctx, &consents[i])
+		if err != nil {
+			return nil, err
+		}
+		views = append(views, view)
+	}
+	return views, nil
+}
+
+// Leave ends the visit: its cookie opens nothing any more. Leaving twice does no harm.
+func (s *Service) Leave(ctx context.Context, v *domain.Visit) error {
+	e := domain.Note(s.Env, function, "visit.left", v.Actor(), v.ClientID, string(v.ConsentID), map[string]string{})
+	e.Data.ConsentID, e.Data.ConnectionID = v.ConsentID, v.ConnectionID
+	return settle(ctx, s.Env, s.Store, e, func(tx domain.Tx) error { return tx.Delete(v) })
+}
+
+// view gathers what a page says about c.
+func (s *Service) view(ctx context.Context, c *domain.Consent) (View, error) {
+	v := View{Consent: *c, Connection: domain.Connection{ID: c.ConnectionID}, Custodian: s.custodian(c.Custodian)}
+	for _, known := range s.Custodians {
+		if len(c.Custodians) == 0 || slices.Contains(c.Custodians, known.ID) {
+			v.Custodians = append(v.Custodians, known)
+		}
+	}
+	client, held := &domain.Client{ID: c.ClientID}, &domain.Credential{ConnectionID: c.ConnectionID}
+	if err := s.Store.Get(ctx, client); err != nil {
+		return View{}, fmt.Errorf("reading client: %w", err)
+	}
+	v.ClientName = client.Name
+	if err := s.Store.Get(ctx, &v.Connection); err != nil {
+		return View{}, fmt.Errorf("reading connection: %w", err)
+	}
+	if err := s.Store.Get(ctx, held); err != nil && domain.KindOf(err) != domain.NotFound {
+		return View{}, fmt.Errorf("reading credential: %w", err)
+	}
+	v.CredentialState = held.State
+	var err error
+	if v.Advisors, err = s.advisorNames(ctx, c); err != nil {
+		return View{}, err
+	}
+	v.Erasures, _, err = domain.List[domain.Erasure](ctx, s.Store, domain.Query{Index: "erasures_by_connection",
+		Match: []string{string(c.ConnectionID)}, Limit: 20})
+	if err != nil {
+		return View{}, fmt.Errorf("listing erasures: %w", err)
+	}
+	return v, nil
+}
+
+func (s *Service) advisorNames(ctx context.Context, c *domain.Consent) ([]string, error) {
+	var names []string
+	for _, id := range c.Advisors {
+		a := &domain.Advisor{ID: id}
+		if err := s.Store.Get(ctx, a); err != nil {
+			return nil, fmt.Errorf("reading advisor: %w", err)
+		}
+		if a.State == domain.AdvisorActive {
+			names = append(names, a.Name)
+		}
+	}
+	return names, nil
+}
