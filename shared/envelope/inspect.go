@@ -1,0 +1,225 @@
+package envelope
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"sluis.internal/shared/domain"
+)
+
+// Typ is the header "typ" of the inner gate: what kind of secret is inside.
+type Typ string
+
+const (
+	TypCredential Typ = "sluis-credential+jwe" // sealed for a connection: a JSON object of field name to value
+	TypCode       Typ = "sluis-code+jwe"       // sealed for a challenge: the SCA code as text
+)
+
+// The one algorithm of each kind that the inner gate knows. RFC 7518, sections 4.3 and 5.3.
+const (
+	AlgInner = "RSA-OAEP-256"
+	EncInner = "A256GCM"
+)
+
+// Limits of the inner gate, in bytes and time.
+const (
+	MaxCredentialJWE = 16 << 10
+	MaxCodeJWE       = 2 << 10
+	MaxSealedAge     = 5 * time.Minute  // between the browser's sealing and its arrival
+	MaxSealedAhead   = 60 * time.Second // how far the browser's clock may be ahead
+)
+
+const (
+	maxHeader    = 1 << 10
+	innerKeySize = 512 // bytes of an RSA-4096 ciphertext
+	nonceSize    = 12  // RFC 7518, section 5.3
+	tagSize      = 16
+)
+
+// Refusals of the inner gate, one for each reason. Compare with errors.Is.
+var (
+	ErrTooLarge  = &domain.Error{Kind: domain.TooLarge, Code: "jwe_too_large", Field: "sealed", Message: "what was sealed is too large; shorten it"}
+	ErrMalformed = refuse("jwe_malformed", "want a compact JWE of five base64url parts; reload the page and try again")
+	ErrHeader    = refuse("jwe_header", "want exactly alg, enc, kid, typ, iat and sub in the JWE header; reload the page and try again")
+	ErrAlg       = refuse("jwe_alg", "want alg "+AlgInner+"; reload the page and try again")
+	ErrEnc       = refuse("jwe_enc", "want enc "+EncInner+"; reload the page and try again")
+	ErrZip       = refuse("jwe_zip", "compression is not allowed; leave zip out")
+	ErrKid       = refuse("jwe_kid", "the key is not one of ours, or no longer; reload the page and try again")
+	ErrTyp       = refuse("jwe_typ", "another kind of secret was sealed; reload the page and try again")
+	ErrSubject   = refuse("jwe_subject", "it was sealed for something else; reload the page and try again")
+	ErrStale     = refuse("jwe_stale", "it was sealed too long ago; enter it again")
+	ErrFuture    = refuse("jwe_future", "it was sealed in the future; set the device's clock and try again")
+)
+
+func refuse(code, message string) *domain.Error {
+	return &domain.Error{Kind: domain.Invalid, Code: code, Field: "sealed", Message: message}
+}
+
+// Expect is what a JWE must have been sealed as.
+type Expect struct {
+	Typ     Typ
+	Subject string        // the connection of a credential, the challenge of a code
+	Kids    []string      // keys of ours that may be used
+	MaxAge  time.Duration // 0 means MaxSealedAge
+}
+
+// Inspect checks a compact JWE against want, as far as that goes without a key, and returns its kid. now is the
+// server's time. Every refusal is one of the errors above.
+func Inspect(jwe string, want Expect, now domain.Time) (kid string, err error) {
+	h, err := inspect(jwe, want)
+	if err != nil {
+		return "", err
+	}
+	age := want.MaxAge
+	if age == 0 {
+		age = MaxSealedAge
+	}
+	sealed := time.Unix(h.iat, 0)
+	switch {
+	case sealed.After(now.Time.Add(MaxSealedAhead)):
+		return "", ErrFuture
+	case sealed.Before(now.Time.Add(-age)):
+		return "", ErrStale
+	}
+	return h.kid, nil
+}
+
+// inspect is Inspect without the time: a stored credential was checked for its age at the door and may be old since.
+func inspect(jwe string, want Expect) (header, error) {
+	limit := MaxCredentialJWE
+	if want.Typ == TypCode {
+		limit = MaxCodeJWE
+	}
+	if len(jwe) > limit {
+		return header{}, ErrTooLarge
+	}
+	parts := strings.Split(jwe, ".")
+	if len(parts) != 5 {
+		return header{}, ErrMalformed
+	}
+	var raw [5][]byte
+	for i, p := range parts {
+		b, ok := decodePart(p)
+		if !ok {
+			return header{}, ErrMalformed
+		}
+		raw[i] = b
+	}
+	h, err := parseHeader(raw[0])
+	if err != nil {
+		return header{}, err
+	}
+	if err := h.check(want); err != nil {
+		return header{}, err
+	}
+	if len(raw[1]) != innerKeySize || len(raw[2]) != nonceSize || len(raw[3]) == 0 || len(raw[4]) != tagSize {
+		return header{}, ErrMalformed
+	}
+	return h, nil
+}
+
+// decodePart is strict base64url without padding: no line breaks, which encoding/base64 would skip, and no loose
+// bits at the end, so that one ciphertext has one spelling. RFC 7515, section 2.
+func decodePart(s string) ([]byte, bool) {
+	if strings.ContainsAny(s, "\r\n") {
+		return nil, false
+	}
+	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
+	return b, err == nil
+}
+
+// header is the protected header of the inner gate: these members and no other.
+type header struct {
+	alg, enc, kid, typ, sub string
+	iat                     int64 // Unix seconds
+}
+
+func (h header) check(want Expect) error {
+	switch {
+	case h.alg != AlgInner:
+		return ErrAlg
+	case h.enc != EncInner:
+		return ErrEnc
+	case h.typ != string(want.Typ):
+		return ErrTyp
+	case !slices.Contains(want.Kids, h.kid):
+		return ErrKid
+	case h.sub != want.Subject:
+		return ErrSubject
+	}
+	return nil
+}
+
+// parseHeader reads the header member by member: encoding/json alone would take duplicate and unknown names and
+// names in another case.
+func parseHeader(raw []byte) (header, error) {
+	var h header
+	if len(raw) > maxHeader || !utf8.Valid(raw) {
+		return h, ErrHeader
+	}
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber()
+	if t, err := d.Token(); err != nil || t != json.Delim('{') {
+		return h, ErrHeader
+	}
+	seen := map[string]bool{}
+	for d.More() {
+		name, err := d.Token()
+		key, ok := name.(string)
+		if err != nil || !ok || seen[key] {
+			return h, ErrHeader
+		}
+		seen[key] = true
+		if err := h.set(d, key); err != nil {
+			return h, err
+		}
+	}
+	if _, err := d.Token(); err != nil || len(seen) != 6 {
+		return h, ErrHeader
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return h, ErrHeader
+	}
+	return h, nil
+}
+
+// set reads the value of one member.
+func (h *header) set(d *json.Decoder, key string) error {
+	fields := map[string]*string{"alg": &h.alg, "enc": &h.enc, "kid": &h.kid, "typ": &h.typ, "sub": &h.sub}
+	field := fields[key]
+	if key == "zip" {
+		return ErrZip
+	}
+	if field == nil && key != "iat" {
+		return ErrHeader
+	}
+	value, err := d.Token()
+	if err != nil {
+		return ErrHeader
+	}
+	if field != nil {
+		text, ok := value.(string)
+		*field = text
+		if !ok || text == "" {
+			return ErrHeader
+		}
+		return nil
+	}
+	number, ok := value.(json.Number)
+	if !ok || len(number) > 12 {
+		return ErrHeader
+	}
+	h.iat, err = strconv.ParseInt(string(number), 10, 64)
+	if err != nil || h.iat < 0 {
+		return ErrHeader
+	}
+	return nil
+}

@@ -1,0 +1,134 @@
+package envelope
+
+import (
+	"bytes"
+	"compress/gzip"
+	"fmt"
+	"io"
+
+	"github.com/tink-crypto/tink-go/v2/aead"
+	"github.com/tink-crypto/tink-go/v2/keyset"
+
+	"sluis.internal/shared/domain"
+)
+
+// MaxPlain is the largest content of a part once it is decompressed, in bytes.
+const MaxPlain = 8 << 20
+
+// ErrPartTooLarge is the refusal of more than MaxPlain bytes, before closing or while decompressing.
+var ErrPartTooLarge = &domain.Error{Kind: domain.TooLarge, Code: "part_too_large", Message: "want at most 8 MiB in a part; split it"}
+
+// PortfolioKey is both halves of the portfolio key: to close another part, an existing keyset must be unwrapped first.
+type PortfolioKey interface {
+	domain.Encrypter
+	domain.Decrypter
+}
+
+// Closer makes a connection's keyset and closes what was read under it. It has no way to open what it closed.
+// Extraction has one. Safe for concurrent use.
+type Closer struct{ ring *keyring }
+
+// NewCloser makes a Closer under the portfolio key.
+func NewCloser(kek PortfolioKey, env domain.Env) *Closer { return &Closer{newKeyring(kek, env)} }
+
+// NewDataKey makes the keyset of a connection: AES-256-GCM, wrapped by the portfolio key and tied to client, consent
+// and connection.
+func (c *Closer) NewDataKey(b domain.Binding) (*domain.DataKey, error) {
+	if b.ClientID == "" || b.ConsentID == "" || b.ConnectionID == "" {
+		return nil, fmt.Errorf("making data key: want client, consent and connection")
+	}
+	handle, err := keyset.NewHandle(aead.AES256GCMKeyTemplate())
+	if err != nil {
+		return nil, fmt.Errorf("making data key: %w", err)
+	}
+	k := &domain.DataKey{ConnectionID: b.ConnectionID, ClientID: b.ClientID, ConsentID: b.ConsentID, CreatedAt: c.ring.env.Now()}
+	var wrapped bytes.Buffer
+	w := &witness{AEAD: c.ring.kek}
+	if err := handle.WriteWithAssociatedData(keyset.NewBinaryWriter(&wrapped), w, keysetLabel(k)); err != nil {
+		if w.err != nil {
+			err = w.err
+		}
+		return nil, fmt.Errorf("wrapping data key: %w", err)
+	}
+	k.Wrapped = wrapped.Bytes()
+	return k, nil
+}
+
+// Close compresses plain and closes it under the connection's keyset, bound to the connection, to what it is (a
+// domain.Product, or a name such as "summary") and to the identifier of the document it will lie in.
+func (c *Closer) Close(k *domain.DataKey, what, id string, plain []byte) ([]byte, error) {
+	if len(plain) > MaxPlain {
+		return nil, ErrPartTooLarge
+	}
+	key, err := c.ring.keyset(k)
+	if err != nil {
+		return nil, err
+	}
+	var packed bytes.Buffer
+	z, err := gzip.NewWriterLevel(&packed, gzip.BestSpeed)
+	if err != nil {
+		return nil, fmt.Errorf("compressing part: %w", err)
+	}
+	if _, err := z.Write(plain); err != nil {
+		return nil, fmt.Errorf("compressing part: %w", err)
+	}
+	if err := z.Close(); err != nil {
+		return nil, fmt.Errorf("compressing part: %w", err)
+	}
+	sealed, err := key.Encrypt(packed.Bytes(), partLabel(k, what, id))
+	if err != nil {
+		return nil, fmt.Errorf("closing part: %w", err)
+	}
+	return sealed, nil
+}
+
+// Forget drops the connection's keyset from memory, as erasure wants.
+func (c *Closer) Forget(connection domain.ConnectionID) { c.ring.forget(connection) }
+
+func partLabel(k *domain.DataKey, what, id string) []byte {
+	return domain.Name("sluis/part/v1", string(k.ConnectionID), what, id)
+}
+
+// Reader opens what a Closer closed, and can close nothing. The portfolio function has one. Safe for concurrent use.
+type Reader struct{ ring *keyring }
+
+// NewReader makes a Reader under the opening half of the portfolio key.
+func NewReader(kek domain.Decrypter, env domain.Env) *Reader {
+	return &Reader{newKeyring(readOnly{kek}, env)}
+}
+
+// Open opens a part and decompresses it, up to MaxPlain bytes. what and id are those given to Close.
+func (r *Reader) Open(k *domain.DataKey, what, id string, sealed []byte) ([]byte, error) {
+	key, err := r.ring.keyset(k)
+	if err != nil {
+		return nil, err
+	}
+	packed, err := key.Decrypt(sealed, partLabel(k, what, id))
+	if err != nil {
+		return nil, shut("opening part", ErrSealed, err)
+	}
+	return unpack(packed)
+}
+
+// Forget drops the connection's keyset from memory, as erasure wants.
+func (r *Reader) Forget(connection domain.ConnectionID) { r.ring.forget(connection) }
+
+// unpack decompresses one gzip stream and nothing after it.
+func unpack(packed []byte) ([]byte, error) {
+	source := bytes.NewReader(packed)
+	z, err := gzip.NewReader(source)
+	if err != nil {
+		return nil, shut("decompressing part", ErrSealed, err)
+	}
+	z.Multistream(false)
+	plain, err := io.ReadAll(io.LimitReader(z, MaxPlain+1))
+	switch {
+	case err != nil:
+		return nil, shut("decompressing part", ErrSealed, err)
+	case len(plain) > MaxPlain:
+		return nil, fmt.Errorf("decompressing part: %w", ErrPartTooLarge)
+	case source.Len() > 0:
+		return nil, shut("decompressing part", ErrSealed, nil)
+	}
+	return plain, nil
+}
