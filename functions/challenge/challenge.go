@@ -1,0 +1,268 @@
+// Package challenge stands between the investor's page and the bank's strong customer authentication. It shows what
+// the bank asks, passes the answer on still sealed, and tells the page how the session goes. It can open what a
+// challenge displays, and nothing else: a code goes through its hands closed.
+package challenge
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"time"
+
+	"sluis.internal/shared/domain"
+	"sluis.internal/shared/envelope"
+	"sluis.internal/shared/serve"
+)
+
+// Answerer takes an answer to the extraction of a custodian, which opens it.
+type Answerer interface {
+	Answer(ctx context.Context, c domain.CustodianID, r domain.AnswerRequest) error
+}
+
+// Service is the function.
+type Service struct {
+	Store   domain.Store
+	Env     domain.Env
+	Door    *serve.Door
+	Display domain.Decrypter
+	Bank    Answerer
+	Every   time.Duration // how often a watched session is looked at; 0 means half a second
+}
+
+// Routes registers what the investor's page calls.
+func (s *Service) Routes(mux *http.ServeMux) {
+	s.Door.Investor(mux, "GET /challenge/state", s.state)
+	s.Door.Investor(mux, "POST /challenge/answer", s.answer)
+	mux.HandleFunc("GET /challenge/events", s.events)
+	mux.HandleFunc("GET /challenge/{challenge}/image", s.image)
+}
+
+// State is all that a page needs to know.
+type State struct {
+	Page       string                 `json:"page"` // consent, connect, wait, sca, done, paused or ended
+	Connection domain.ConnectionState `json:"connection_state"`
+	Reason     domain.Reason          `json:"reason,omitempty"`
+	Session    *SessionState          `json:"session,omitempty"`
+	Challenge  *ChallengeState        `json:"challenge,omitempty"`
+	CanRetry   bool                   `json:"can_retry"` // with the credential that is held
+	Now        domain.Time            `json:"now"`
+}
+
+// SessionState is the part of a State about the visit to the bank.
+type SessionState struct {
+	ID      domain.SessionID    `json:"id"`
+	State   domain.SessionState `json:"state"`
+	Reason  domain.Reason       `json:"reason,omitempty"`
+	Records int                 `json:"records"`
+}
+
+// ChallengeState is the part of a State about the bank's question.
+type ChallengeState struct {
+	ID          domain.ChallengeID `json:"id"`
+	State       domain.SCAState    `json:"state"`
+	Flow        domain.SCAFlow     `json:"flow"`
+	Method      string             `json:"method"`
+	Methods     []domain.SCAMethod `json:"methods"`
+	Destination string             `json:"destination,omitempty"`
+	Text        string             `json:"text,omitempty"`
+	ImageURL    string             `json:"image_url,omitempty"`
+	Digits      int                `json:"digits,omitempty"`
+	TriesLeft   int                `json:"tries_left"`
+	AnswerBy    domain.Time        `json:"answer_by"`
+	PollSeconds int                `json:"poll_seconds,omitempty"`
+}
+
+func (s *Service) state(ctx context.Context, c *serve.Call) (serve.Answer, error) {
+	state, _, err := s.look(ctx, c.Visit)
+	return serve.Answer{Body: state}, err
+}
+
+// look reads how the visit's connection stands. The challenge is nil where none is open.
+func (s *Service) look(ctx context.Context, v *domain.Visit) (*State, *domain.Challenge, error) {
+	conn := &domain.Connection{ID: v.ConnectionID}
+	if err := s.Store.Get(ctx, conn); err != nil {
+		return nil, nil, err
+	}
+	out := &State{Connection: conn.State, Reason: conn.Reason, Page: page(conn.State), Now: s.Env.Now()}
+	credential := &domain.Credential{ConnectionID: conn.ID}
+	if err := s.Store.Get(ctx, credential); err == nil {
+		out.CanRetry = credential.State != domain.CredentialRefused && credential.State != domain.CredentialTrying
+	} else if domain.KindOf(err) != domain.NotFound {
+		return nil, nil, err
+	}
+	if conn.SessionID == "" {
+		return out, nil, nil
+	}
+	session := &domain.Session{ID: conn.SessionID}
+	if err := s.Store.Get(ctx, session); err != nil {
+		if domain.KindOf(err) == domain.NotFound {
+			return out, nil, nil
+		}
+		return nil, nil, err
+	}
+	out.Session = &SessionState{ID: session.ID, State: session.State, Reason: session.Reason, Records: session.Records}
+	if session.ChallengeID == "" || domain.SessionMoves.Final(session.State) {
+		return out, nil, nil
+	}
+	challenge, err := s.show(ctx, out, session.ChallengeID)
+	return out, challenge, err
+}
+
+// page is where the investor should be.
+func page(state domain.ConnectionState) string {
+	return map[domain.ConnectionState]string{
+		domain.ConnectionPending:  "consent",
+		domain.ConnectionAwaiting: "connect",
+		domain.ConnectionBusy:     "wait",
+		domain.ConnectionSCA:      "sca",
+		domain.ConnectionActive:   "done",
+		domain.ConnectionPaused:   "paused",
+		domain.ConnectionRemoved:  "ended",
+	}[state]
+}
+
+// show opens what the challenge displays and adds it to the state.
+func (s *Service) show(ctx context.Context, out *State, id domain.ChallengeID) (*domain.Challenge, error) {
+	c := &domain.Challenge{ID: id}
+	if err := s.Store.Get(ctx, c); err != nil {
+		if domain.KindOf(err) == domain.NotFound {
+			return nil, nil
+		}
+		return nil, err
+	}
+	if domain.SCAMoves.Final(c.State) {
+		return nil, nil
+	}
+	display, err := s.open(c)
+	if err != nil {
+		return nil, err
+	}
+	out.Challenge = &ChallengeState{ID: c.ID, State: c.State, Flow: c.Flow, Method: c.Method, Methods: c.Methods,
+		Destination: display.Destination, Text: display.Text, Digits: display.Digits, TriesLeft: c.TriesLeft,
+		AnswerBy: c.AnswerBy, PollSeconds: c.PollSeconds}
+	if len(display.Image) > 0 {
+		out.Challenge.ImageURL = fmt.Sprintf("/challenge/%s/image?v=%d", c.ID, c.UpdatedAt.UnixMilli())
+	}
+	return c, nil
+}
+
+func (s *Service) open(c *domain.Challenge) (domain.Display, error) {
+	var display domain.Display
+	if len(c.Display) == 0 {
+		return display, nil
+	}
+	plain, err := envelope.Open(s.Display, envelope.DisplayLabel(c), c.Display)
+	if err != nil {
+		return display, err
+	}
+	defer plain.Wipe()
+	return display, json.Unmarshal(plain.Reveal(), &display)
+}
+
+// answer passes the investor's answer on, under the consent, and returns how things stand after it.
+func (s *Service) answer(ctx context.Context, c *serve.Call) (serve.Answer, error) {
+	var in struct {
+		ChallengeID domain.ChallengeID `json:"challenge_id"`
+		Kind        domain.AnswerKind  `json:"kind"`
+		Method      string             `json:"method"`
+		SealedCode  string             `json:"sealed_code"`
+	}
+	if err := c.Decode(&in); err != nil {
+		return serve.Answer{}, err
+	}
+	challenge, err := s.mine(ctx, c.Visit, in.ChallengeID)
+	if err != nil {
+		return serve.Answer{}, err
+	}
+	r := domain.AnswerRequest{SessionID: challenge.SessionID, ChallengeID: challenge.ID, Kind: in.Kind, Method: in.Method, SealedCode: in.SealedCode}
+	if err := check(r, challenge); err != nil {
+		return serve.Answer{}, err
+	}
+	if err := s.authorise(ctx, c, challenge, in.Kind); err != nil {
+		return serve.Answer{}, err
+	}
+	if err := s.Bank.Answer(ctx, challenge.Custodian, r); err != nil {
+		return serve.Answer{}, err
+	}
+	return s.state(ctx, c)
+}
+
+// mine finds a challenge of the visit's own connection.
+func (s *Service) mine(ctx context.Context, v *domain.Visit, id domain.ChallengeID) (*domain.Challenge, error) {
+	if _, err := domain.ParseID[domain.ChallengeID](string(id)); err != nil {
+		return nil, domain.Invalidf("/challenge_id", "send the identifier of the challenge that is shown")
+	}
+	c := &domain.Challenge{ID: id}
+	if err := s.Store.Get(ctx, c); err != nil {
+		return nil, err
+	}
+	if c.ConnectionID != v.ConnectionID {
+		return nil, domain.ErrNotFound
+	}
+	return c, nil
+}
+
+func check(r domain.AnswerRequest, c *domain.Challenge) error {
+	switch r.Kind {
+	case domain.AnswerCode:
+		if len(r.SealedCode) == 0 || len(r.SealedCode) > envelope.MaxCodeJWE {
+			return domain.Invalidf("/sealed_code", "send the code as the page seals it")
+		}
+	case domain.AnswerSelect:
+		for _, m := range c.Methods {
+			if m.ID == r.Method {
+				return nil
+			}
+		}
+		return domain.Invalidf("/method", "choose one of the methods offered")
+	case domain.AnswerPoll, domain.AnswerRenew, domain.AnswerCancel:
+	default:
+		return domain.Invalidf("/kind", "want code, poll, select, renew or cancel")
+	}
+	return nil
+}
+
+// authorise checks the consent and records that the investor answered: which kind, never what.
+func (s *Service) authorise(ctx context.Context, c *serve.Call, challenge *domain.Challenge, kind domain.AnswerKind) error {
+	v := c.Visit
+	act := domain.Act{Action: "challenge.answered", Function: "challenge", Actor: v.Actor(), Origin: c.Origin,
+		ConsentID: v.ConsentID, ClientID: v.ClientID, InvestorRef: v.InvestorRef, ConnectionID: v.ConnectionID,
+		Custodian: challenge.Custodian, Subject: string(challenge.ID), Details: map[string]string{"kind": string(kind)}}
+	return domain.Perform(ctx, s.Env, s.Store, act, func(domain.Tx, *domain.Consent, *domain.Act) error { return nil })
+}
+
+// image serves a challenge's picture to the investor it is for.
+func (s *Service) image(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Content-Security-Policy", "default-src 'none'; sandbox")
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+	display, err := s.picture(r)
+	if err != nil {
+		serve.WriteProblem(w, err)
+		return
+	}
+	h.Set("Content-Type", display.MediaType)
+	_, _ = w.Write(display.Image) // the browser is gone if this fails
+}
+
+// pictures are the media types a bank's picture may have: none that runs.
+var pictures = map[string]bool{"image/png": true, "image/jpeg": true, "image/gif": true}
+
+func (s *Service) picture(r *http.Request) (domain.Display, error) {
+	visit, err := s.Door.Visiting(r)
+	if err != nil {
+		return domain.Display{}, err
+	}
+	c, err := s.mine(r.Context(), visit, domain.ChallengeID(r.PathValue("challenge")))
+	if err != nil {
+		return domain.Display{}, err
+	}
+	display, err := s.open(c)
+	if err == nil && (len(display.Image) == 0 || !pictures[display.MediaType]) {
+		err = domain.ErrNotFound
+	}
+	return display, err
+}
