@@ -171,15 +171,16 @@ const (
 	SCAExempt    SCAState = "exempt"
 )
 
-// SCAMoves is the law of SCAState. A rejected challenge is issued again only while tries are left.
+// SCAMoves is the law of SCAState. A rejected challenge is answered again only while tries are left; an expired one is
+// issued anew while its session lasts.
 var SCAMoves = Moves[SCAState]{
 	SCARequired:  {SCASelection, SCAIssued, SCAAwaiting, SCAExempt, SCAFailed, SCAExpired},
 	SCASelection: {SCAIssued, SCAAwaiting, SCAFailed, SCAExpired},
 	SCAIssued:    {SCASelection, SCAAwaiting, SCAVerified, SCARejected, SCAExpired, SCAFailed},
 	SCAAwaiting:  {SCASelection, SCAIssued, SCAVerified, SCARejected, SCAExpired, SCAFailed},
 	SCARejected:  {SCASelection, SCAIssued, SCAAwaiting, SCAExpired, SCAFailed},
+	SCAExpired:   {SCASelection, SCAIssued, SCAAwaiting, SCAFailed},
 	SCAVerified:  {},
-	SCAExpired:   {},
 	SCAFailed:    {},
 	SCAExempt:    {},
 }

@@ -57,6 +57,8 @@ func (e *Engine) claimAnswer(ctx context.Context, seen *domain.Session, r domain
 		switch {
 		case s.ChallengeID != challenge.ID || challenge.SessionID != s.ID || domain.SCAMoves.Final(challenge.State):
 			return &domain.Error{Kind: domain.Gone, Code: "challenge_over", Message: "this question of the bank is over"}
+		case challenge.State == domain.SCAExpired && (r.Kind == domain.AnswerCode || r.Kind == domain.AnswerPoll):
+			return &domain.Error{Kind: domain.Gone, Code: "challenge_expired", Message: "the bank takes this code no longer; ask for a new one"}
 		case !now.Before(challenge.AnswerBy) && r.Kind != domain.AnswerCancel:
 			return &domain.Error{Kind: domain.Gone, Code: "challenge_expired", Message: "the time to answer is over; begin again"}
 		case s.State == domain.SessionRunning && !now.Before(s.LeaseUntil): // its worker died

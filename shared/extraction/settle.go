@@ -81,8 +81,6 @@ func (e *Engine) suspend(ctx context.Context, j *job, q *Challenge, fresh bool) 
 	switch {
 	case q.Status == domain.SCARequired:
 		return e.giveUp(ctx, j, sealed, domain.ReasonSCARequired)
-	case q.Status == domain.SCAExpired:
-		return e.giveUp(ctx, j, sealed, domain.ReasonSCAExpired)
 	case q.Status == domain.SCARejected && q.TriesLeft <= 0:
 		return e.giveUp(ctx, j, sealed, domain.ReasonSCARejected)
 	}
@@ -259,12 +257,13 @@ func (e *Engine) end(tx domain.Tx, t *settled, reason domain.Reason) error {
 	}
 	if t.challenge != nil && !domain.SCAMoves.Final(t.challenge.State) {
 		to := domain.SCAFailed
-		if reason == domain.ReasonSCAExpired {
+		if reason == domain.ReasonSCAExpired && t.challenge.State != domain.SCAExpired {
 			to = domain.SCAExpired
 		}
 		if err := t.challenge.Move(to, now); err != nil {
 			return err
 		}
+		t.challenge.Display = nil
 		if err := tx.Put(t.challenge); err != nil {
 			return err
 		}
