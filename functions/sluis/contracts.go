@@ -1,0 +1,70 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"sluis.internal/schemas"
+	"sluis.internal/shared/domain"
+)
+
+// read reads one of the contracts in schemas.
+func read[T any](name string) (T, error) {
+	var v T
+	raw, err := schemas.FS.ReadFile(name)
+	if err != nil {
+		return v, fmt.Errorf("reading %s: %w", name, err)
+	}
+	if err := json.Unmarshal(raw, &v); err != nil {
+		return v, fmt.Errorf("reading %s: %w", name, err)
+	}
+	return v, nil
+}
+
+// life is a row of retention.json.
+type life struct {
+	Kind  domain.DocumentKind `json:"kind"`
+	Ends  string              `json:"ends"` // operator, erase, ttl or never
+	Field string              `json:"field"`
+	Life  string              `json:"life"`
+	Why   string              `json:"why"`
+}
+
+// pipeline is pipeline.json.
+type pipeline struct {
+	Topics    map[domain.Topic]topic `json:"topics"`
+	Keys      map[string]keyUse      `json:"keys"`
+	Functions []function             `json:"functions"`
+}
+
+type topic struct {
+	Filter string `json:"filter"`
+	Why    string `json:"why"`
+}
+
+type keyUse struct {
+	Use string `json:"use"`
+	Why string `json:"why"`
+}
+
+type function struct {
+	Name       string         `json:"name"`
+	EntryPoint string         `json:"entry_point"`
+	Why        string         `json:"why"`
+	Source     string         `json:"source"`  // the folder, where it is not the name
+	Per        string         `json:"per"`     // "custodian": one deployment each
+	Trigger    domain.Topic   `json:"trigger"` // a topic, for functions that take events
+	Schedule   string         `json:"schedule"`
+	Routes     []route        `json:"routes"`
+	Emits      []domain.Topic `json:"emits"`
+	Calls      []string       `json:"calls"`
+	Close      []string       `json:"close"` // keys it may encrypt with
+	Open       []string       `json:"open"`  // keys it may decrypt with
+	Holds      []string       `json:"holds"` // other secrets
+}
+
+type route struct {
+	Host   string `json:"host"` // api, pages or internal
+	Method string `json:"method"`
+	Path   string `json:"path"`
+}

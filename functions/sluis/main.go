@@ -1,0 +1,81 @@
+// Command sluis is every function in one process, on one machine, with nothing else installed; and the operator's
+// commands on the same data.
+//
+//	sluis                 start everything and print the addresses to open
+//	sluis demo            run every sandbox journey without a browser
+//	sluis client, key     add clients, issue and revoke their API keys
+//	sluis dead-letters    list events that were given up, and put them back
+//	sluis secret, rotate  custodians' API credentials; new encryption keys
+//	sluis flow            draw the pipeline
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+)
+
+// options stand before every command.
+type options struct {
+	Data     string `help:"Directory of the database and the local keys." default:"sluis-data" type:"path" env:"SLUIS_DATA"`
+	Backend  string `help:"Where documents lie: sqlite:PATH. Empty means sluis.db in the data directory." env:"SLUIS_BACKEND"`
+	LogLevel string `help:"debug, info, warn or error." default:"warn" enum:"debug,info,warn,error" env:"SLUIS_LOG_LEVEL"`
+}
+
+type commands struct {
+	options
+	Serve       serveCommand       `cmd:"" default:"withargs" help:"Start everything and print the addresses to open."`
+	Demo        demoCommand        `cmd:"" help:"Run every sandbox journey without a browser."`
+	Client      clientCommands     `cmd:"" help:"Clients: wealth managers and apps that may ask for consents."`
+	Key         keyCommands        `cmd:"" help:"API keys of a client."`
+	DeadLetters deadLetterCommands `cmd:"" name:"dead-letters" help:"Events that were given up."`
+	Secret      secretCommands     `cmd:"" help:"Custodians' API credentials."`
+	Rotate      rotateCommand      `cmd:"" help:"Make a new local key; older ones still open what they closed."`
+	Flow        flowCommand        `cmd:"" help:"Draw the pipeline as a Mermaid flowchart."`
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	var c commands
+	parsed := kong.Parse(&c, kong.Name("sluis"), kong.Description("Account information with the investor's consent: consent, seal, read, deliver, erase."),
+		kong.UsageOnError(), kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.BindTo(ctx, (*context.Context)(nil)))
+	slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level(c.LogLevel), ReplaceAttr: cloudNames})))
+	if err := parsed.Run(&c.options); err != nil {
+		fmt.Fprintln(os.Stderr, "sluis: "+err.Error())
+		stop()
+		os.Exit(1)
+	}
+}
+
+func level(name string) slog.Level {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(name)); err != nil {
+		return slog.LevelWarn
+	}
+	return l
+}
+
+// cloudNames gives log lines the member names that Cloud Logging reads: severity, message, timestamp.
+func cloudNames(groups []string, a slog.Attr) slog.Attr {
+	if len(groups) > 0 {
+		return a
+	}
+	switch a.Key {
+	case slog.LevelKey:
+		a.Key = "severity"
+		if a.Value.String() == "WARN" {
+			a.Value = slog.StringValue("WARNING")
+		}
+	case slog.MessageKey:
+		a.Key = "message"
+	case slog.TimeKey:
+		a.Key = "timestamp"
+	}
+	return a
+}
