@@ -1,0 +1,166 @@
+package consent
+
+import (
+	"slices"
+
+	"sluis.internal/shared/domain"
+	"sluis.internal/shared/serve"
+)
+
+func (s *Service) homePage(p *sheet) (string, error) {
+	p.Name, p.Title, p.Left = "home", p.text["home.title"], p.r.URL.Query().Has("left")
+	return "", nil
+}
+
+// linkPage shows who asks. It uses nothing up: mail scanners and link previews open links too, so only the button does.
+func (s *Service) linkPage(p *sheet) (string, error) {
+	token := p.r.PathValue("token")
+	if !tokenShape.MatchString(token) {
+		return "", domain.ErrNotFound
+	}
+	link, view, err := s.Peek(p.r.Context(), token)
+	if err != nil {
+		return "", err
+	}
+	if asked := p.site.words[view.Consent.Language]; asked != nil && !p.chosen {
+		p.words = asked
+	}
+	p.Name, p.View, p.Purpose, p.Until = "link", view, link.Purpose, link.ExpiresAt
+	p.Title, err = p.T("link.title."+string(link.Purpose), "client", view.ClientName)
+	return "", err
+}
+
+func (s *Service) redeemLink(p *sheet) (string, error) {
+	token := p.r.PathValue("token")
+	if !tokenShape.MatchString(token) {
+		return "", domain.ErrNotFound
+	}
+	cookie, visit, err := s.Redeem(p.r.Context(), token, s.Door.Commitment(p.r))
+	if err != nil {
+		return "", err
+	}
+	serve.SetVisit(p.w, cookie)
+	switch visit.Purpose {
+	case domain.LinkManage:
+		return "/me", nil
+	case domain.LinkReconnect:
+		return "/connect", nil
+	default:
+		return "/consent", nil
+	}
+}
+
+func (s *Service) consentPage(p *sheet) (string, error) {
+	if next := p.place(); next != "/consent" {
+		return next, nil
+	}
+	p.Name, p.Step = "consent", 1
+	var err error
+	p.Title, err = p.T("consent.title", "client", p.View.ClientName)
+	return "", err
+}
+
+func (s *Service) grantConsent(p *sheet) (string, error) {
+	custodian := domain.CustodianID(p.r.PostForm.Get("custodian"))
+	offered := slices.ContainsFunc(p.View.Custodians, func(c domain.Custodian) bool { return c.ID == custodian })
+	if custodian == "" || !offered {
+		if next, err := s.consentPage(p); next != "" || err != nil {
+			return next, err
+		}
+		p.Missing, p.Status = true, 400
+		return "", nil
+	}
+	return "/connect", s.Grant(p.r.Context(), p.Visit, custodian, s.Door.Commitment(p.r))
+}
+
+func (s *Service) denyConsent(p *sheet) (string, error) {
+	return "/done", s.Deny(p.r.Context(), p.Visit, s.Door.Commitment(p.r))
+}
+
+// connectPage takes the login. A connection that works is left alone unless the visit is for reconnecting.
+func (s *Service) connectPage(p *sheet) (string, error) {
+	state := p.View.Connection.State
+	again := state == domain.ConnectionPaused || state == domain.ConnectionActive && p.Visit.Purpose == domain.LinkReconnect
+	if next := p.place(); next != "/connect" && !(next == "/done" && again && p.Live(p.View)) {
+		return next, nil
+	}
+	if p.View.Custodian == nil {
+		return "", &domain.Error{Kind: domain.Unavailable, Code: "custodian_unavailable", Message: "this custodian is not available at present"}
+	}
+	p.Name, p.Step = "connect", 2
+	var err error
+	p.Title, err = p.T("connect.title", "bank", p.Bank(p.View))
+	return "", err
+}
+
+// scaPage follows a session at the bank. What is on it the script learns from the challenge function, which also
+// says when to leave it: a session may have ended, or not begun, at the moment this page is asked for.
+func (s *Service) scaPage(p *sheet) (string, error) {
+	next := p.place()
+	if next == "/consent" || next == "/me" || !p.Live(p.View) {
+		return next, nil
+	}
+	p.Name, p.Step = "sca", 3
+	var err error
+	p.Title, err = p.T("sca.title", "bank", p.Bank(p.View))
+	return "", err
+}
+
+func (s *Service) donePage(p *sheet) (string, error) {
+	c, connection := &p.View.Consent, &p.View.Connection
+	key := ""
+	switch {
+	case isOver(c, p.now):
+		p.Outcome, key = "expired", "done.expired.title"
+	case c.State == domain.ConsentRejected:
+		p.Outcome, key = "denied", "done.denied.title"
+	case domain.ConsentMoves.Final(c.State) || connection.State == domain.ConnectionRemoved:
+		p.Outcome, key = "ended", "done.ended.title"
+	case c.State == domain.ConsentReceived || connection.State == domain.ConnectionBusy || connection.State == domain.ConnectionSCA:
+		return p.place(), nil
+	case connection.State == domain.ConnectionAwaiting && connection.Reason == "":
+		return "/connect", nil
+	case connection.State == domain.ConnectionActive:
+		p.Outcome, key = "read", "done.read.title"
+	default:
+		p.Outcome = "paused"
+	}
+	p.Name, p.Step, p.Title = "done", 4, p.text[key]
+	if p.Outcome == "paused" {
+		p.Title = p.Term("reason", connection.Reason)
+	}
+	return "", nil
+}
+
+func (s *Service) mePage(p *sheet) (string, error) {
+	views, err := s.Mine(p.r.Context(), p.Visit)
+	if err != nil {
+		return "", err
+	}
+	p.Name, p.Views = "me", views
+	p.Title, err = p.T("me.title", "client", p.View.ClientName)
+	return "", err
+}
+
+func (s *Service) revokeConsent(p *sheet) (string, error) {
+	id, err := domain.ParseID[domain.ConsentID](p.r.PostForm.Get("consent_id"))
+	if err != nil {
+		return "", err
+	}
+	return "/me", s.Revoke(p.r.Context(), p.Visit, id, s.Door.Commitment(p.r))
+}
+
+// leaveVisit ends the visit. Somebody whose visit is over already has left, too.
+func (s *Service) leaveVisit(p *sheet) (string, error) {
+	visit, err := s.Door.Visiting(p.r)
+	if err != nil && domain.KindOf(err) != domain.Unauthenticated {
+		return "", err
+	}
+	if err == nil {
+		if err := s.Leave(p.r.Context(), visit); err != nil {
+			return "", err
+		}
+	}
+	serve.EndVisit(p.w)
+	return "/?left=1", nil
+}

@@ -1,0 +1,130 @@
+package consent
+
+import (
+	"encoding/json"
+	"fmt"
+	"html"
+	"html/template"
+	"strconv"
+	"strings"
+
+	"golang.org/x/text/language"
+	"golang.org/x/text/message"
+	"golang.org/x/text/number"
+
+	"sluis.internal/shared/domain"
+)
+
+// words is one language: every sentence of the pages by key, from locales/. A placeholder is written {name}.
+type words struct {
+	Lang string
+	tag  language.Tag
+	text map[string]string
+}
+
+func parseWords(lang string, raw []byte) (*words, error) {
+	v := &words{Lang: lang, tag: language.Make(lang)}
+	if err := json.Unmarshal(raw, &v.text); err != nil {
+		return nil, fmt.Errorf("reading words of %s: %w", lang, err)
+	}
+	return v, nil
+}
+
+// T is the sentence of key with its placeholders filled in from pairs of name and value. A key that does not exist is
+// an error, so that a test finds it.
+func (v *words) T(key string, pairs ...string) (string, error) {
+	text, ok := v.text[key]
+	if !ok {
+		return "", fmt.Errorf("there is no text %s in %s", key, v.Lang)
+	}
+	return fill(text, pairs), nil
+}
+
+// Rich is T with the values set in bold. Sentence and values are escaped here.
+func (v *words) Rich(key string, pairs ...string) (template.HTML, error) {
+	text, ok := v.text[key]
+	if !ok {
+		return "", fmt.Errorf("there is no text %s in %s", key, v.Lang)
+	}
+	bold := make([]string, len(pairs))
+	copy(bold, pairs)
+	for i := 1; i < len(bold); i += 2 {
+		bold[i] = "<strong><bdi>" + html.EscapeString(bold[i]) + "</bdi></strong>"
+	}
+	return unsafeHTML(fill(html.EscapeString(text), bold)), nil
+}
+
+// fill replaces all placeholders in one pass, so that a value which looks like a placeholder stays as it is.
+func fill(text string, pairs []string) string {
+	if len(pairs) == 0 {
+		return text
+	}
+	marks := make([]string, len(pairs))
+	for i := 0; i+1 < len(pairs); i += 2 {
+		marks[i], marks[i+1] = "{"+pairs[i]+"}", pairs[i+1]
+	}
+	return strings.NewReplacer(marks...).Replace(text)
+}
+
+// Term is the word for one value of a closed set, such as a reason or a state. more is a suffix of the key, then pairs.
+// A value that these pages do not know yet has the family's "other", or is shown as it is.
+func (v *words) Term(family string, value any, more ...string) string {
+	suffix, pairs := "", []string(nil)
+	if len(more) > 0 {
+		suffix, pairs = more[0], more[1:]
+	}
+	member := fmt.Sprint(value)
+	for _, key := range []string{family + "." + member + suffix, family + ".other" + suffix} {
+		if text, ok := v.text[key]; ok {
+			return fill(text, pairs)
+		}
+	}
+	return member
+}
+
+// N is the sentence of key for a number, in the plural that the language wants: French and Portuguese count zero as
+// one (CLDR).
+func (v *words) N(key string, count int) (string, error) {
+	form := ".other"
+	if count == 1 || count == 0 && (v.Lang == "fr" || v.Lang == "pt") {
+		form = ".one"
+	}
+	return v.T(key+form, "count", message.NewPrinter(v.tag).Sprint(number.Decimal(count)))
+}
+
+// When is a moment in words, in UTC and saying so.
+func (v *words) When(t domain.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	utc := t.UTC()
+	day := strconv.Itoa(utc.Day())
+	if v.Lang == "fr" && day == "1" {
+		day = "1er"
+	}
+	month := strings.Fields(v.text["time.months"])[utc.Month()-1]
+	return fill(v.text["time.full"], []string{"day", day, "month", month, "year", strconv.Itoa(utc.Year()), "clock", utc.Format("15:04")})
+}
+
+// And joins names as the language does: a, b and c.
+func (v *words) And(names []string) string {
+	if len(names) < 2 {
+		return strings.Join(names, "")
+	}
+	last := len(names) - 1
+	return strings.Join(names[:last], ", ") + v.text["list.and"] + names[last]
+}
+
+// some is the JSON object of the words whose keys begin with one of the prefixes.
+func (v *words) some(prefixes []string) (string, error) {
+	chosen := map[string]string{}
+	for key, text := range v.text {
+		for _, prefix := range prefixes {
+			if strings.HasPrefix(key, prefix) {
+				chosen[key] = text
+			}
+		}
+	}
+	raw, err := json.Marshal(chosen)
+	return string(raw), err
+}
