@@ -1,0 +1,173 @@
+package portfolio
+
+import (
+	"context"
+	"slices"
+
+	"sluis.internal/shared/domain"
+	"sluis.internal/shared/serve"
+)
+
+// maxScan bounds how many connections one call looks through to find those an advisor may see.
+const maxScan = 1000
+
+// connectionView is a connection as clients see it.
+type connectionView struct {
+	ID              domain.ConnectionID            `json:"id"`
+	ConsentID       domain.ConsentID               `json:"consent_id"`
+	InvestorRef     string                         `json:"investor_ref"`
+	Custodian       domain.CustodianID             `json:"custodian,omitempty"`
+	State           domain.ConnectionState         `json:"state"`
+	Reason          domain.Reason                  `json:"reason,omitempty"`
+	Products        map[domain.Product]productView `json:"products"`
+	PortfolioID     domain.PortfolioID             `json:"portfolio_id,omitempty"`
+	Sequence        int64                          `json:"sequence"`
+	Session         *sessionView                   `json:"session,omitzero"`
+	NextRefreshAt   domain.Time                    `json:"next_refresh_at,omitzero"`
+	LastRefreshedAt domain.Time                    `json:"last_refreshed_at,omitzero"`
+	CreatedAt       domain.Time                    `json:"created_at"`
+	UpdatedAt       domain.Time                    `json:"updated_at"`
+}
+
+// productView says whether a reading has all of one product.
+type productView struct {
+	State  domain.ProductState `json:"state"`
+	Reason domain.Reason       `json:"reason,omitempty"`
+	Count  int                 `json:"count"`
+	Saved  bool                `json:"saved"`
+}
+
+// sessionView is the newest visit to the bank.
+type sessionView struct {
+	ID        domain.SessionID    `json:"id"`
+	Cause     domain.Cause        `json:"cause"`
+	State     domain.SessionState `json:"state"`
+	Reason    domain.Reason       `json:"reason,omitempty"`
+	Records   int                 `json:"records"`
+	CreatedAt domain.Time         `json:"created_at"`
+	EndedAt   domain.Time         `json:"ended_at,omitzero"`
+}
+
+func viewConnection(c *domain.Connection) connectionView {
+	return connectionView{ID: c.ID, ConsentID: c.ConsentID, InvestorRef: c.InvestorRef, Custodian: c.Custodian,
+		State: c.State, Reason: c.Reason, Products: viewProducts(c.Products), PortfolioID: c.PortfolioID,
+		Sequence: c.Sequence, NextRefreshAt: c.NextRefreshAt, LastRefreshedAt: c.LastRefreshedAt,
+		CreatedAt: c.CreatedAt, UpdatedAt: c.UpdatedAt}
+}
+
+func viewProducts(products map[domain.Product]domain.ProductStatus) map[domain.Product]productView {
+	out := make(map[domain.Product]productView, len(products))
+	for p, status := range products {
+		out[p] = viewProduct(status)
+	}
+	return out
+}
+
+func viewProduct(s domain.ProductStatus) productView {
+	return productView{State: s.State, Reason: s.Reason, Count: s.Count, Saved: s.Saved}
+}
+
+type connectionPage struct {
+	Data []connectionView `json:"data"`
+	Next string           `json:"next,omitempty"`
+}
+
+// listConnections gives a page of connections, newest first. For an advisor a page may be short, or even empty,
+// although there are more: only a missing next is the end.
+func (s *Service) listConnections(ctx context.Context, c *serve.Call) (serve.Answer, error) {
+	limit, cursor, err := c.Paging()
+	if err != nil {
+		return serve.Answer{}, err
+	}
+	q := domain.Query{Index: "connections_by_client", Match: []string{string(c.Principal.ClientID)}, Cursor: cursor}
+	if ref := c.Request.URL.Query().Get("investor_ref"); ref != "" {
+		if len(ref) > 64 {
+			return serve.Answer{}, domain.Invalidf("investor_ref", "want at most 64 characters")
+		}
+		q.Index, q.Match = "connections_by_investor", append(q.Match, ref)
+	}
+	page := connectionPage{Data: []connectionView{}}
+	for scanned := 0; scanned < maxScan; {
+		q.Limit = limit - len(page.Data)
+		found, next, err := domain.List[domain.Connection](ctx, s.Store, q)
+		if err != nil {
+			return serve.Answer{}, err
+		}
+		seen, err := s.seen(ctx, c.Principal, found)
+		if err != nil {
+			return serve.Answer{}, err
+		}
+		page.Data, page.Next, q.Cursor = append(page.Data, seen...), next, next
+		scanned += len(found)
+		if next == "" || len(page.Data) == limit {
+			break
+		}
+	}
+	return serve.Answer{Body: page}, nil
+}
+
+// seen keeps those connections whose consents the principal may know of.
+func (s *Service) seen(ctx context.Context, p domain.Principal, found []domain.Connection) ([]connectionView, error) {
+	views := make([]connectionView, 0, len(found))
+	for i := range found {
+		sees, err := s.sees(ctx, p, &found[i])
+		if err != nil {
+			return nil, err
+		}
+		if sees {
+			views = append(views, viewConnection(&found[i]))
+		}
+	}
+	return views, nil
+}
+
+func (s *Service) sees(ctx context.Context, p domain.Principal, conn *domain.Connection) (bool, error) {
+	if p.Role != domain.RoleAdvisor {
+		return p.ClientID == conn.ClientID, nil
+	}
+	consent := &domain.Consent{ID: conn.ConsentID}
+	if err := s.Store.Get(ctx, consent); err != nil {
+		return false, err
+	}
+	return p.Sees(consent), nil
+}
+
+// getConnection gives one connection, with its newest session.
+func (s *Service) getConnection(ctx context.Context, c *serve.Call) (serve.Answer, error) {
+	conn, err := s.connection(ctx, c)
+	if err != nil {
+		return serve.Answer{}, err
+	}
+	sees, err := s.sees(ctx, c.Principal, conn)
+	if err != nil {
+		return serve.Answer{}, err
+	}
+	if !sees {
+		return serve.Answer{}, domain.ErrNotFound
+	}
+	view := viewConnection(conn)
+	if conn.SessionID != "" {
+		session := &domain.Session{ID: conn.SessionID}
+		err := s.Store.Get(ctx, session)
+		if err != nil && domain.KindOf(err) != domain.NotFound {
+			return serve.Answer{}, err
+		}
+		if err == nil {
+			view.Session = &sessionView{ID: session.ID, Cause: session.Cause, State: session.State, Reason: session.Reason,
+				Records: session.Records, CreatedAt: session.CreatedAt, EndedAt: session.EndedAt}
+		}
+	}
+	return serve.Answer{Body: view}, nil
+}
+
+// consented says of each product in m what the consent still covers: what was read before the consent was narrowed
+// is shown no more.
+func consented(consent *domain.Consent, m map[domain.Product]domain.ProductStatus) map[domain.Product]productView {
+	out := viewProducts(m)
+	for p := range out {
+		if !slices.Contains(consent.Products, p) {
+			out[p] = productView{State: domain.ProductNotConsented}
+		}
+	}
+	return out
+}

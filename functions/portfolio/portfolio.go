@@ -1,0 +1,87 @@
+// Package portfolio is what clients read: their connections, how complete each is, and the records themselves.
+//
+// Reading is an act like any other. Each call re-checks the consent in the transaction that records the audit entry,
+// and only after that transaction is any record opened: no entry, no data. An advisor's key sees only what consents
+// that name this advisor allow; for all others the answer is the same as for something that does not exist.
+//
+// A portfolio is read in versions that never change. A cursor names its version, so that a client that pages through
+// 200,000 transactions gets one version from the first page to the last, even if a newer one arrives meanwhile. Only
+// the parts that a page needs are opened, so memory is bounded whatever the size of the portfolio.
+//
+// This function also takes the client's wish for fresh data, and queues a session for it: at most one at a time.
+package portfolio
+
+import (
+	"context"
+	"net/http"
+
+	"sluis.internal/shared/domain"
+	"sluis.internal/shared/serve"
+)
+
+// Opener opens what lies under a connection's keyset: parts and summaries. envelope.Reader is one.
+type Opener interface {
+	Open(key *domain.DataKey, what, id string, sealed []byte) ([]byte, error)
+}
+
+// Service reads portfolios and asks for refreshes. All fields must be set.
+type Service struct {
+	Store  domain.Store
+	Env    domain.Env
+	Door   *serve.Door
+	Opener Opener
+}
+
+// Routes registers the client API of this function.
+func (s *Service) Routes(mux *http.ServeMux) {
+	states := []domain.Role{domain.RoleClient, domain.RoleAdvisor, domain.RoleReviewer}
+	readers := []domain.Role{domain.RoleClient, domain.RoleAdvisor}
+	s.Door.API(mux, "GET /v1/connections", states, s.listConnections)
+	s.Door.API(mux, "GET /v1/connections/{connection}", states, s.getConnection)
+	s.Door.API(mux, "POST /v1/connections/{connection}/refresh", []domain.Role{domain.RoleClient}, s.refresh)
+	s.Door.API(mux, "GET /v1/connections/{connection}/portfolio", readers, s.getPortfolio)
+	s.Door.API(mux, "GET /v1/connections/{connection}/portfolios", readers, s.listPortfolios)
+	s.Door.API(mux, "GET /v1/connections/{connection}/portfolio/{product}", readers, s.getRecords)
+}
+
+// connection finds the connection of the path, if it is the caller's client's. What is another client's does not
+// exist for this one.
+func (s *Service) connection(ctx context.Context, c *serve.Call) (*domain.Connection, error) {
+	id, err := serve.PathID(c, "connection", domain.ParseID[domain.ConnectionID])
+	if err != nil {
+		return nil, err
+	}
+	conn := &domain.Connection{ID: id}
+	if err := s.Store.Get(ctx, conn); err != nil {
+		return nil, err
+	}
+	if conn.ClientID != c.Principal.ClientID {
+		return nil, domain.ErrNotFound
+	}
+	return conn, nil
+}
+
+// act begins the description of what the caller does to conn.
+func (s *Service) act(c *serve.Call, conn *domain.Connection, action string) domain.Act {
+	return domain.Act{Action: action, Function: "portfolio", Actor: c.Principal.Actor(), Origin: c.Origin,
+		ConsentID: conn.ConsentID, ClientID: c.Principal.ClientID, AdvisorID: c.Principal.AdvisorID,
+		ConnectionID: conn.ID, Custodian: conn.Custodian, Subject: string(conn.ID), Details: map[string]string{}}
+}
+
+// perform is domain.Perform, but a consent that does not name the caller looks like one that does not exist.
+func (s *Service) perform(ctx context.Context, a domain.Act, fn func(domain.Tx, *domain.Consent, *domain.Act) error) error {
+	err := domain.Perform(ctx, s.Env, s.Store, a, fn)
+	if domain.CodeOf(err) == "consent_not_yours" {
+		return domain.ErrNotFound
+	}
+	return err
+}
+
+// maybe reads a document that need not be there; it says whether it is.
+func maybe(tx domain.Tx, doc domain.Document) (bool, error) {
+	err := tx.Get(doc)
+	if domain.KindOf(err) == domain.NotFound {
+		return false, nil
+	}
+	return err == nil, err
+}
