@@ -182,7 +182,7 @@ func (s *Service) open(v *version, product domain.Product, slices []slice) ([]do
 	for _, sl := range slices {
 		plain, err := s.Opener.Open(v.key, string(product), sl.part.ID, sl.part.Sealed)
 		if err != nil {
-			return nil, fmt.Errorf("opening part: %w", err)
+			return nil, err
 		}
 		records, err = decode(records, plain, product, sl)
 		clear(plain)

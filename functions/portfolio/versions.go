@@ -95,7 +95,7 @@ func summable(consent *domain.Consent, p *domain.Portfolio) bool {
 func (s *Service) summary(v *version) ([]domain.Reconciliation, error) {
 	plain, err := s.Opener.Open(v.key, "summary", v.portfolio.SummaryMark, v.portfolio.Summary)
 	if err != nil {
-		return nil, fmt.Errorf("opening summary: %w", err)
+		return nil, fmt.Errorf("reading summary: %w", err)
 	}
 	defer clear(plain)
 	var out []domain.Reconciliation
