@@ -1,0 +1,71 @@
+package envelope
+
+import (
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"testing"
+	"time"
+)
+
+// The benchmarks print how many times as long as the bare cryptography (RSA and AES-GCM, nothing checked) the gates
+// take: x-bare.
+
+func BenchmarkSeal(b *testing.B) {
+	jwe := sealTest(b, map[string]string{"username": "12345678", "password": "123456"})
+	s := NewSealer(newAEAD(b))
+	key, nonce := gcm(b, make([]byte, 32)), make([]byte, 12)
+	compare(b, func() error {
+		if _, err := Inspect(jwe, credentialWant(), testNow); err != nil {
+			return err
+		}
+		_, err := s.Seal(jwe, testBind)
+		return err
+	}, func() error {
+		rand.Read(nonce)
+		key.Seal(nil, nonce, []byte(jwe), nil)
+		return nil
+	})
+}
+
+func BenchmarkOpen(b *testing.B) {
+	outer := newAEAD(b)
+	jwe := sealTest(b, map[string]string{"username": "12345678", "password": "123456"})
+	sealed := behindOuter(b, outer, jwe)
+	o := NewOpener(outer, innerKeys)
+	wrapped, err := rsa.EncryptOAEP(sha256.New(), rand.Reader, &testKey().PublicKey, make([]byte, 32), nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	key, nonce := gcm(b, make([]byte, 32)), make([]byte, 12)
+	closed := key.Seal(nil, nonce, []byte(jwe), nil)
+	compare(b, func() error {
+		_, err := o.OpenCredentials(sealed, testKid(), testBind)
+		return err
+	}, func() error {
+		if _, err := key.Open(nil, nonce, closed, nil); err != nil {
+			return err
+		}
+		_, err := rsa.DecryptOAEP(sha256.New(), nil, testKey(), wrapped, nil)
+		return err
+	})
+}
+
+// compare runs both in turn, so that a busy machine slows both.
+func compare(b *testing.B, ours, bare func() error) {
+	var tOurs, tBare time.Duration
+	for b.Loop() {
+		start := time.Now()
+		if err := ours(); err != nil {
+			b.Fatal(err)
+		}
+		middle := time.Now()
+		if err := bare(); err != nil {
+			b.Fatal(err)
+		}
+		tOurs += middle.Sub(start)
+		tBare += time.Since(middle)
+	}
+	b.ReportMetric(float64(tOurs)/float64(tBare), "x-bare")
+	b.ReportMetric(float64(tOurs.Nanoseconds())/float64(b.N), "ours-ns/op")
+}
