@@ -34,8 +34,8 @@ type Service struct {
 func (s *Service) Routes(mux *http.ServeMux) {
 	s.Door.Investor(mux, "GET /challenge/state", s.state)
 	s.Door.Investor(mux, "POST /challenge/answer", s.answer)
-	mux.HandleFunc("GET /challenge/events", s.events)
-	mux.HandleFunc("GET /challenge/{challenge}/image", s.image)
+	s.Door.Stream(mux, "GET /challenge/events", s.events)
+	s.Door.Stream(mux, "GET /challenge/{challenge}/image", s.image)
 }
 
 // State is all that a page needs to know.
@@ -233,30 +233,24 @@ func (s *Service) authorise(ctx context.Context, c *serve.Call, challenge *domai
 }
 
 // image serves a challenge's picture to the investor it is for.
-func (s *Service) image(w http.ResponseWriter, r *http.Request) {
+func (s *Service) image(w http.ResponseWriter, r *http.Request, v *domain.Visit) error {
+	display, err := s.picture(r, v)
+	if err != nil {
+		return err
+	}
 	h := w.Header()
-	h.Set("Cache-Control", "no-store")
-	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Content-Security-Policy", "default-src 'none'; sandbox")
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
-	display, err := s.picture(r)
-	if err != nil {
-		serve.WriteProblem(w, err)
-		return
-	}
 	h.Set("Content-Type", display.MediaType)
 	_, _ = w.Write(display.Image) // the browser is gone if this fails
+	return nil
 }
 
 // pictures are the media types a bank's picture may have: none that runs.
 var pictures = map[string]bool{"image/png": true, "image/jpeg": true, "image/gif": true}
 
-func (s *Service) picture(r *http.Request) (domain.Display, error) {
-	visit, err := s.Door.Visiting(r)
-	if err != nil {
-		return domain.Display{}, err
-	}
-	c, err := s.mine(r.Context(), visit, domain.ChallengeID(r.PathValue("challenge")))
+func (s *Service) picture(r *http.Request, v *domain.Visit) (domain.Display, error) {
+	c, err := s.mine(r.Context(), v, domain.ChallengeID(r.PathValue("challenge")))
 	if err != nil {
 		return domain.Display{}, err
 	}

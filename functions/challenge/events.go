@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"sluis.internal/shared/domain"
-	"sluis.internal/shared/serve"
 )
 
 // Bounds of one event stream: a page that stays open connects again.
@@ -21,25 +20,15 @@ const (
 
 // events streams the State as server-sent events whenever it changes. While the page is open and the bank waits for
 // an approval elsewhere, it asks the bank at the bank's own interval whether that has come.
-func (s *Service) events(w http.ResponseWriter, r *http.Request) {
-	visit, err := s.Door.Visiting(r)
-	if err == nil {
-		err = s.Door.Take(w, r)
-	}
-	if err != nil {
-		serve.WriteProblem(w, err)
-		return
-	}
-	h := w.Header()
-	h.Set("Content-Type", "text/event-stream")
-	h.Set("Cache-Control", "no-store")
-	h.Set("X-Content-Type-Options", "nosniff")
+func (s *Service) events(w http.ResponseWriter, r *http.Request, v *domain.Visit) error {
+	w.Header().Set("Content-Type", "text/event-stream")
 	ctx, done := context.WithTimeout(r.Context(), streamFor)
 	defer done()
-	stream := &stream{w: w, flush: http.NewResponseController(w).Flush}
-	if err := s.watch(ctx, visit, stream); err != nil && ctx.Err() == nil {
+	out := &stream{w: w, flush: http.NewResponseController(w).Flush}
+	if err := s.watch(ctx, v, out); err != nil && ctx.Err() == nil {
 		slog.WarnContext(ctx, "event stream ended", "code", domain.CodeOf(err))
 	}
+	return nil
 }
 
 // watch looks at the session again and again until ctx ends or the visit does.

@@ -22,7 +22,7 @@ import (
 
 // options stand before every command.
 type options struct {
-	Data     string `help:"Directory of the database and the local keys." default:"sluis-data" type:"path" env:"SLUIS_DATA"`
+	Data     string `help:"Directory of the database and the local keys: sluis-data if left out; for demo a new one that is removed afterwards." env:"SLUIS_DATA"`
 	Backend  string `help:"Where documents lie: sqlite:PATH. Empty means sluis.db in the data directory." env:"SLUIS_BACKEND"`
 	LogLevel string `help:"debug, info, warn or error." default:"warn" enum:"debug,info,warn,error" env:"SLUIS_LOG_LEVEL"`
 }

@@ -212,7 +212,7 @@ func (c secretSet) Run(o *options) error {
 	if err != nil {
 		return err
 	}
-	secrets, err := envelope.LocalSecrets(o.keys())
+	secrets, err := envelope.OpenSecrets(o.keys())
 	if err != nil {
 		return err
 	}

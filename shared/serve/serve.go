@@ -120,6 +120,24 @@ func (d *Door) Public(mux *http.ServeMux, pattern string, fn Endpoint) {
 	}))
 }
 
+// Stream registers a handler for a visiting investor's browser that writes its own answer: a picture, an event
+// stream. An error that it returns before it has written anything is answered as a problem.
+func (d *Door) Stream(mux *http.ServeMux, pattern string, fn func(http.ResponseWriter, *http.Request, *domain.Visit) error) {
+	mux.Handle(pattern, d.guarded(func(w http.ResponseWriter, r *http.Request) (Answer, error) {
+		visit, err := d.Visiting(r)
+		if err != nil {
+			return Answer{}, err
+		}
+		if err := d.Limits.take(w, "visit:"+visit.Hash, d.Env.Now()); err != nil {
+			return Answer{}, err
+		}
+		return Answer{Status: answered}, fn(w, r, visit)
+	}))
+}
+
+// answered is the status of an Answer that a handler has written by itself.
+const answered = -1
+
 // guarded runs fn, writes its answer or problem, and logs the route (never the path, which may hold a token).
 func (d *Door) guarded(fn func(http.ResponseWriter, *http.Request) (Answer, error)) http.Handler {
 	crossOrigin := http.NewCrossOriginProtection()
@@ -155,7 +173,9 @@ func (d *Door) guarded(fn func(http.ResponseWriter, *http.Request) (Answer, erro
 			status = WriteProblem(w, err)
 			return
 		}
-		status = a.write(w)
+		if status = a.Status; status != answered {
+			status = a.write(w)
+		}
 	})
 }
 

@@ -1,6 +1,8 @@
 package serve
 
 import (
+	"io"
+	"log"
 	"net/http"
 	"time"
 
@@ -50,7 +52,8 @@ func (d *Door) Take(w http.ResponseWriter, r *http.Request) error {
 }
 
 // NewServer is an HTTP server with bounds on every phase of a request but the writing of an answer, which may stream.
+// What net/http would log by itself is dropped: it may quote a request or a panic.
 func NewServer(h http.Handler) *http.Server {
 	return &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second,
-		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
+		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: log.New(io.Discard, "", 0)}
 }

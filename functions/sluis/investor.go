@@ -1,0 +1,271 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"sluis.internal/functions/challenge"
+	"sluis.internal/shared/domain"
+	"sluis.internal/shared/envelope"
+)
+
+// investor plays an investor's browser: it follows a link, keeps the cookie, and seals what it types as the page's
+// script does.
+type investor struct {
+	pages     string
+	http      *http.Client
+	cookie    *http.Cookie
+	custodian domain.CustodianID
+	state     challenge.State // as last seen
+}
+
+// refusal is an answer of 4xx.
+type refusal struct {
+	Status int
+	Code   string `json:"code"`
+	Detail string `json:"detail"`
+}
+
+func (r *refusal) Error() string { return fmt.Sprintf("%d %s: %s", r.Status, r.Code, r.Detail) }
+
+// isRefusal says whether err is a refusal: on purpose, and not for a failure on our side.
+func isRefusal(err error) bool {
+	var r *refusal
+	return errors.As(err, &r) && r.Status < 500
+}
+
+// do sends one request and reads a JSON answer into out. A form is sent as one, anything else as JSON.
+func (in *investor) do(ctx context.Context, method, path string, body, out any) error {
+	var r io.Reader
+	media := "application/json"
+	switch b := body.(type) {
+	case nil:
+	case url.Values:
+		r, media = strings.NewReader(b.Encode()), "application/x-www-form-urlencoded"
+	default:
+		raw, err := json.Marshal(b)
+		if err != nil {
+			return err
+		}
+		r = bytes.NewReader(raw)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, in.pages+path, r)
+	if err != nil {
+		return err
+	}
+	if r != nil {
+		req.Header.Set("Content-Type", media)
+		req.Header.Set("Sec-Fetch-Site", "same-origin")
+	}
+	if in.cookie != nil {
+		req.AddCookie(in.cookie)
+	}
+	resp, err := in.http.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	for _, c := range resp.Cookies() {
+		in.cookie = c
+	}
+	return readAnswer(resp, out)
+}
+
+func readAnswer(resp *http.Response, out any) error {
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, 64<<20))
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode >= 400 {
+		r := &refusal{Status: resp.StatusCode}
+		_ = json.Unmarshal(raw, r) // a page has no code; the status says enough
+		return r
+	}
+	if out == nil || len(raw) == 0 {
+		return nil
+	}
+	return json.Unmarshal(raw, out)
+}
+
+// open follows a link: reads who asks, then goes on.
+func (in *investor) open(ctx context.Context, link string) error {
+	u, err := url.Parse(link)
+	if err != nil {
+		return err
+	}
+	if err := in.do(ctx, http.MethodGet, u.Path, nil, nil); err != nil {
+		return err
+	}
+	in.cookie = nil
+	if err := in.do(ctx, http.MethodPost, u.Path, url.Values{}, nil); err != nil {
+		return err
+	}
+	if in.cookie == nil {
+		return errors.New("the link gave no cookie")
+	}
+	return nil
+}
+
+func (in *investor) grant(ctx context.Context) error {
+	if err := in.do(ctx, http.MethodGet, "/consent", nil, nil); err != nil {
+		return err
+	}
+	return in.do(ctx, http.MethodPost, "/consent/grant", url.Values{"custodian": {string(in.custodian)}}, nil)
+}
+
+func (in *investor) deny(ctx context.Context) error {
+	return in.do(ctx, http.MethodPost, "/consent/deny", url.Values{}, nil)
+}
+
+func (in *investor) revoke(ctx context.Context, consent string) error {
+	return in.do(ctx, http.MethodPost, "/me/revoke", url.Values{"consent": {consent}}, nil)
+}
+
+// sealKey is what GET /seal/key answers.
+type sealKey struct {
+	JWK     envelope.JWK        `json:"jwk"`
+	Subject domain.ConnectionID `json:"sub"`
+	Now     int64               `json:"now"`
+}
+
+func (in *investor) key(ctx context.Context) (sealKey, error) {
+	var k sealKey
+	err := in.do(ctx, http.MethodGet, "/seal/key", nil, &k)
+	return k, err
+}
+
+func (in *investor) seal(ctx context.Context, fields map[string]string) error {
+	k, err := in.key(ctx)
+	if err != nil {
+		return err
+	}
+	jwe, err := k.JWK.SealCredential(k.Subject, maps.Clone(fields), domain.At(time.Unix(k.Now, 0)))
+	if err != nil {
+		return err
+	}
+	return in.do(ctx, http.MethodPost, "/seal", map[string]string{"jwe": jwe}, nil)
+}
+
+func (in *investor) again(ctx context.Context) error {
+	return in.do(ctx, http.MethodPost, "/seal/again", map[string]string{}, nil)
+}
+
+// watch follows the page's event stream until the state is as wanted.
+func (in *investor) watch(ctx context.Context, wanted func(*challenge.State) bool) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, in.pages+"/challenge/events", nil)
+	if err != nil {
+		return err
+	}
+	req.AddCookie(in.cookie)
+	resp, err := in.http.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return readAnswer(resp, nil)
+	}
+	lines := bufio.NewScanner(resp.Body)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		data, ok := strings.CutPrefix(lines.Text(), "data: ")
+		if !ok {
+			continue
+		}
+		in.state = challenge.State{}
+		if err := json.Unmarshal([]byte(data), &in.state); err != nil {
+			return err
+		}
+		if wanted(&in.state) {
+			return nil
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return fmt.Errorf("waiting, last seen %s %s: %w", in.state.Page, in.state.Reason, err)
+	}
+	return errors.New("the event stream ended")
+}
+
+// awaitPage waits for the investor's page to be so far; reason is compared where one is given.
+func (in *investor) awaitPage(ctx context.Context, page, reason string) error {
+	return in.watch(ctx, func(s *challenge.State) bool {
+		busy := s.Session != nil && !domain.SessionMoves.Final(s.Session.State)
+		return s.Page == page && (reason == "" || string(s.Reason) == reason) && (page == "ended" || !busy)
+	})
+}
+
+// awaitChallenge waits for a question of the bank: code, decoupled, again (after a wrong code or a renewal) or expired.
+func (in *investor) awaitChallenge(ctx context.Context, kind string) error {
+	return in.watch(ctx, func(s *challenge.State) bool {
+		c := s.Challenge
+		if c == nil || s.Session.State != domain.SessionSuspended {
+			return false
+		}
+		switch kind {
+		case "expired":
+			return c.State == domain.SCAExpired
+		case "again":
+			return c.State == domain.SCARejected || c.State == domain.SCAIssued
+		}
+		return string(c.Flow) == kind
+	})
+}
+
+func (in *investor) answer(ctx context.Context, kind, method string) error {
+	return in.send(ctx, map[string]string{"kind": kind, "method": method})
+}
+
+func (in *investor) code(ctx context.Context, code string) error {
+	k, err := in.key(ctx)
+	if err != nil {
+		return err
+	}
+	if in.state.Challenge == nil {
+		return errors.New("the bank asks nothing")
+	}
+	sealed, err := k.JWK.SealCode(in.state.Challenge.ID, code, domain.At(time.Unix(k.Now, 0)))
+	if err != nil {
+		return err
+	}
+	return in.send(ctx, map[string]string{"kind": "code", "sealed_code": sealed})
+}
+
+func (in *investor) send(ctx context.Context, body map[string]string) error {
+	if in.state.Challenge == nil {
+		return errors.New("the bank asks nothing")
+	}
+	body["challenge_id"] = string(in.state.Challenge.ID)
+	return in.do(ctx, http.MethodPost, "/challenge/answer", body, nil)
+}
+
+// image fetches the challenge's picture and makes sure that it is one.
+func (in *investor) image(ctx context.Context) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, in.pages+in.state.Challenge.ImageURL, nil)
+	if err != nil {
+		return err
+	}
+	req.AddCookie(in.cookie)
+	resp, err := in.http.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, 4<<20))
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK || http.DetectContentType(raw) != resp.Header.Get("Content-Type") {
+		return fmt.Errorf("%d, %s", resp.StatusCode, http.DetectContentType(raw))
+	}
+	return nil
+}

@@ -1,0 +1,230 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"embed"
+	"fmt"
+	"io/fs"
+	"maps"
+	"slices"
+	"strings"
+
+	bank "sluis.internal/functions/sandbox/comdirect"
+	"sluis.internal/shared/domain"
+)
+
+// journey is a story told in steps, one a line. The words of a step are those of [player].
+type journey struct {
+	Name  string
+	Title string
+	Steps []string
+}
+
+//go:embed journeys/*.txt
+var journeyFiles embed.FS
+
+// journeys are the stories in journeys/, and one for each login of the sandbox bank.
+func journeys() ([]journey, error) {
+	all := make([]journey, 0, 64)
+	for _, l := range bank.Logins() {
+		if j, ok := loginJourney(l); ok {
+			all = append(all, j)
+		}
+	}
+	files, err := fs.Glob(journeyFiles, "journeys/*.txt")
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range files {
+		text, err := journeyFiles.ReadFile(name)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, parseJourney(strings.TrimSuffix(strings.TrimPrefix(name, "journeys/"), ".txt"), string(text)))
+	}
+	return all, nil
+}
+
+// parseJourney reads a story: the first comment is its title, other comments and empty lines are passed over.
+func parseJourney(name, text string) journey {
+	j := journey{Name: name}
+	lines := bufio.NewScanner(strings.NewReader(text))
+	for lines.Scan() {
+		line := strings.TrimSpace(lines.Text())
+		title, comment := strings.CutPrefix(line, "# ")
+		switch {
+		case comment && j.Title == "":
+			j.Title = title
+		case line != "" && !comment:
+			j.Steps = append(j.Steps, line)
+		}
+	}
+	return j
+}
+
+// loginJourney is the story that the sandbox tells of one of its logins.
+func loginJourney(l bank.Login) (journey, bool) {
+	if l.Name == "push never approved" {
+		return journey{}, false // ends when the challenge does, minutes later: told in the tests, by a faster clock
+	}
+	j := journey{Name: "login-" + l.Number, Title: l.Name + ": " + l.Note, Steps: []string{"ask", "open", "grant", "login " + l.Number}}
+	for i, code := range l.Answers {
+		if l.Renew && i == len(l.Answers)-1 {
+			j.Steps = append(j.Steps, "challenge expired", "renew")
+		}
+		j.Steps = append(j.Steps, "challenge "+challengeBefore(i), "code "+code)
+	}
+	if l.Name == "push approved by a control call" {
+		j.Steps = append(j.Steps, "challenge decoupled", "approve "+l.Number)
+	}
+	switch {
+	case l.Reason == domain.ReasonCredentialsRefused:
+		j.Steps = append(j.Steps, "connect "+string(l.Reason), "webhooks consent.granted connection.awaiting_credentials")
+	case l.Reason != "":
+		j.Steps = append(j.Steps, "paused "+string(l.Reason), "webhooks consent.granted connection.paused")
+	default:
+		j.Steps = append(j.Steps, "done")
+		for _, p := range []domain.Product{domain.ProductAccounts, domain.ProductCash, domain.ProductPositions, domain.ProductTransactions} {
+			j.Steps = append(j.Steps, "read "+string(p)+" "+expected(l, p))
+		}
+		j.Steps = append(j.Steps, "webhooks consent.granted connection.active portfolio.updated")
+	}
+	return j, true
+}
+
+func challengeBefore(answers int) string {
+	if answers == 0 {
+		return "code"
+	}
+	return "again"
+}
+
+func expected(l bank.Login, p domain.Product) string {
+	if why := l.Products[p]; why != "" {
+		return "failed " + string(why)
+	}
+	if l.Name == "empty depot" && (p == domain.ProductPositions || p == domain.ProductTransactions) {
+		return "any"
+	}
+	return "complete"
+}
+
+// player plays one journey: it is client, investor and, at the sandbox, bank at once.
+type player struct {
+	app      *app
+	investor *investor
+	bank     *bank.Bank
+	before   map[string]int // login attempts at the bank when the journey began
+}
+
+// step is what one word does.
+type step func(p *player, ctx context.Context, args []string) error
+
+// steps are the words that a journey may use.
+var steps map[string]step
+
+func init() {
+	steps = map[string]step{
+		"ask":  func(p *player, ctx context.Context, args []string) error { return p.app.ask(ctx, args) },
+		"open": func(p *player, ctx context.Context, _ []string) error { return p.investor.open(ctx, p.app.link) },
+		"link": func(p *player, ctx context.Context, args []string) error {
+			if err := p.app.newLink(ctx, first(args)); err != nil {
+				return err
+			}
+			return p.investor.open(ctx, p.app.link)
+		},
+		"grant":  func(p *player, ctx context.Context, _ []string) error { return p.investor.grant(ctx) },
+		"deny":   func(p *player, ctx context.Context, _ []string) error { return p.investor.deny(ctx) },
+		"revoke": func(p *player, ctx context.Context, _ []string) error { return p.investor.revoke(ctx, p.app.consent) },
+		"login":  (*player).login,
+		"again":  func(p *player, ctx context.Context, _ []string) error { return p.investor.again(ctx) },
+		"challenge": func(p *player, ctx context.Context, args []string) error {
+			return p.investor.awaitChallenge(ctx, first(args))
+		},
+		"image": func(p *player, ctx context.Context, _ []string) error { return p.investor.image(ctx) },
+		"code":  func(p *player, ctx context.Context, args []string) error { return p.investor.code(ctx, first(args)) },
+		"method": func(p *player, ctx context.Context, args []string) error {
+			return p.investor.answer(ctx, "select", first(args))
+		},
+		"renew":  func(p *player, ctx context.Context, _ []string) error { return p.investor.answer(ctx, "renew", "") },
+		"cancel": func(p *player, ctx context.Context, _ []string) error { return p.investor.answer(ctx, "cancel", "") },
+		"approve": func(p *player, _ context.Context, args []string) error {
+			if !p.bank.Approve(first(args)) {
+				return fmt.Errorf("no push waits at the bank")
+			}
+			return nil
+		},
+		"done":  func(p *player, ctx context.Context, _ []string) error { return p.investor.awaitPage(ctx, "done", "") },
+		"ended": func(p *player, ctx context.Context, _ []string) error { return p.investor.awaitPage(ctx, "ended", "") },
+		"paused": func(p *player, ctx context.Context, args []string) error {
+			return p.investor.awaitPage(ctx, "paused", first(args))
+		},
+		"connect": func(p *player, ctx context.Context, args []string) error {
+			return p.investor.awaitPage(ctx, "connect", first(args))
+		},
+		"refresh":   func(p *player, ctx context.Context, _ []string) error { return p.app.refresh(ctx) },
+		"version":   func(p *player, ctx context.Context, args []string) error { return p.app.awaitVersion(ctx, first(args)) },
+		"read":      func(p *player, ctx context.Context, args []string) error { return p.app.readProduct(ctx, args) },
+		"webhooks":  func(p *player, ctx context.Context, args []string) error { return p.app.awaitWebhooks(ctx, args) },
+		"terminate": func(p *player, ctx context.Context, _ []string) error { return p.app.terminate(ctx) },
+		"erase":     func(p *player, ctx context.Context, args []string) error { return p.app.erase(ctx, first(args)) },
+		"attempts":  (*player).attempts,
+		"refused":   (*player).refused,
+	}
+}
+
+func first(args []string) string {
+	if len(args) == 0 {
+		return ""
+	}
+	return args[0]
+}
+
+// play does one step. now is the line of the journey.
+func (p *player) play(ctx context.Context, line string) error {
+	words := strings.Fields(line)
+	do := steps[words[0]]
+	if do == nil {
+		return fmt.Errorf("no such step; a journey knows %s", strings.Join(slices.Sorted(maps.Keys(steps)), ", "))
+	}
+	return do(p, ctx, words[1:])
+}
+
+// login enters a sandbox login, with its right PIN unless pin= says another.
+func (p *player) login(ctx context.Context, args []string) error {
+	l, ok := bank.Find(first(args))
+	if !ok {
+		return fmt.Errorf("the sandbox has no login %q", first(args))
+	}
+	pin := l.PIN
+	for _, a := range args[1:] {
+		if v, ok := strings.CutPrefix(a, "pin="); ok {
+			pin = v
+		}
+	}
+	if p.before == nil {
+		p.before = map[string]int{l.Number: p.bank.Attempts(l.Number)}
+	}
+	return p.investor.seal(ctx, map[string]string{"username": l.Number, "password": pin})
+}
+
+// attempts checks how often the bank was asked to log somebody in since the journey's first login.
+func (p *player) attempts(_ context.Context, args []string) error {
+	if got := fmt.Sprint(p.bank.Attempts(args[0]) - p.before[args[0]]); got != args[1] {
+		return fmt.Errorf("the bank saw %s login attempts, want %s", got, args[1])
+	}
+	return nil
+}
+
+// refused does another step, which the API must refuse.
+func (p *player) refused(ctx context.Context, args []string) error {
+	err := p.play(ctx, strings.Join(args, " "))
+	if err == nil {
+		return fmt.Errorf("it was allowed")
+	}
+	if !isRefusal(err) {
+		return err
+	}
+	return nil
+}
