@@ -1,0 +1,263 @@
+package deliver
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"sluis.internal/shared/domain"
+	"sluis.internal/shared/envelope"
+	"sluis.internal/shared/webhook"
+)
+
+// commitTime bounds noting how an attempt went, which is done even while the process stops: what was sent was sent.
+const commitTime = 10 * time.Second
+
+// trip is one delivery with everything it needs, as read before sending.
+type trip struct {
+	delivery domain.Delivery
+	notice   domain.Notice
+	endpoint domain.Endpoint
+	client   domain.Client
+}
+
+// Deliver tries one delivery that is due. The attempt, the delivery's new state, what it says of the endpoint, the
+// next event and the audit entry are one transaction. If that fails, the event comes again, and with it the attempt.
+func (s *Service) Deliver(ctx context.Context, e domain.Event) error {
+	id, err := domain.ParseID[domain.DeliveryID](e.Subject)
+	if err != nil {
+		return err
+	}
+	t, err := s.load(ctx, id)
+	if err != nil {
+		return ignoreMissing(err)
+	}
+	now := s.Env.Now()
+	if t.delivery.State != domain.DeliveryPending || now.Before(t.delivery.NextAt) && e.NotBefore.Before(t.delivery.NextAt) {
+		return nil // an old event come again; a pending delivery has another one on its way
+	}
+	if why := t.hindrance(); why != "" {
+		return s.cancel(ctx, t, why)
+	}
+	// Somebody waits for a test, and it is how a client shows that its endpoint is back: it passes an open breaker.
+	if until := webhook.AfterBreaker(s.Env, &t.endpoint); !until.IsZero() && t.notice.Type != domain.NoticeEndpointTest {
+		return s.postpone(ctx, t, until)
+	}
+	m, err := s.message(t)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		for _, secret := range m.Secrets {
+			secret.Wipe()
+		}
+	}()
+	result, err := s.Sender.Send(ctx, m)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTime)
+	defer cancel()
+	return s.Store.Commit(ctx, func(tx domain.Tx) error { return s.conclude(tx, t, result) })
+}
+
+func (s *Service) load(ctx context.Context, id domain.DeliveryID) (*trip, error) {
+	t := &trip{delivery: domain.Delivery{ID: id}}
+	if err := s.Store.Get(ctx, &t.delivery); err != nil {
+		return nil, err
+	}
+	t.notice.ID, t.endpoint.ID, t.client.ID = t.delivery.NoticeID, t.delivery.EndpointID, t.delivery.ClientID
+	for _, doc := range []domain.Document{&t.notice, &t.endpoint, &t.client} {
+		if err := s.Store.Get(ctx, doc); err != nil {
+			return nil, fmt.Errorf("loading delivery: %w", err)
+		}
+	}
+	return t, nil
+}
+
+// hindrance is why a delivery must not be sent, or "".
+func (t *trip) hindrance() string {
+	switch {
+	case t.client.State != domain.ClientActive:
+		return "client_" + string(t.client.State)
+	case t.endpoint.State != domain.EndpointEnabled:
+		return "endpoint_" + string(t.endpoint.State)
+	case t.endpoint.ClientID != t.delivery.ClientID || t.notice.ClientID != t.delivery.ClientID:
+		return "not_yours"
+	}
+	return ""
+}
+
+// message opens the secrets and renders the body. During a rotation the old secret signs beside the new one.
+func (s *Service) message(t *trip) (webhook.Message, error) {
+	body, err := webhook.Render(&t.notice)
+	if err != nil {
+		return webhook.Message{}, err
+	}
+	m := webhook.Message{ID: t.notice.ID, URL: t.endpoint.URL, Body: body}
+	sealed := [][]byte{t.endpoint.Secret}
+	if len(t.endpoint.Previous) > 0 && s.Env.Now().Before(t.endpoint.PreviousEnds) {
+		sealed = append(sealed, t.endpoint.Previous)
+	}
+	for _, closed := range sealed {
+		secret, err := envelope.Open(s.Open, envelope.WebhookLabel(&t.endpoint), closed)
+		if err != nil {
+			return webhook.Message{}, fmt.Errorf("opening webhook secret: %w", err)
+		}
+		m.Secrets = append(m.Secrets, secret)
+	}
+	return m, nil
+}
+
+// conclude notes within tx how the attempt went.
+func (s *Service) conclude(tx domain.Tx, t *trip, r webhook.Result) error {
+	d, ep := &domain.Delivery{ID: t.delivery.ID}, &domain.Endpoint{ID: t.endpoint.ID}
+	if err := tx.Get(d); err != nil {
+		return ignoreMissing(err)
+	}
+	if err := tx.Get(ep); err != nil {
+		return err
+	}
+	// Somebody else moved it meanwhile: a second event, or a replay. Then only they plan what comes next.
+	ours := d.State == domain.DeliveryPending && d.Tries == t.delivery.Tries && d.NextAt.Time.Equal(t.delivery.NextAt.Time)
+	d.Attempts = append(d.Attempts, r.Attempt)
+	d.Attempts = d.Attempts[max(0, len(d.Attempts)-domain.MaxAttemptsKept):]
+	d.UpdatedAt = s.Env.Now()
+	disabled, err := s.judge(tx, ep, r)
+	if err != nil {
+		return err
+	}
+	if err := s.settle(tx, d, ep, r, ours); err != nil {
+		return err
+	}
+	entry := s.note("webhook.sent", system, &t.notice, d.Key(), map[string]string{"notice_id": t.notice.Key(),
+		"endpoint_id": ep.Key(), "state": string(d.State), "attempt": strconv.Itoa(d.Tries)})
+	if r.Attempt.Status != 0 {
+		entry.Data.Details["status"] = strconv.Itoa(r.Attempt.Status)
+	}
+	if !r.Delivered() {
+		entry.Data.Outcome, entry.Data.Reason = domain.OutcomeFailed, r.Attempt.Failure
+	}
+	if err := tx.Record(entry); err != nil || !disabled {
+		return err
+	}
+	return s.tellDisabled(tx, ep, r)
+}
+
+// judge counts the attempt for or against the endpoint, and disables one that is gone or failed for too long.
+func (s *Service) judge(tx domain.Tx, ep *domain.Endpoint, r webhook.Result) (disabled bool, err error) {
+	now := s.Env.Now()
+	if ep.State == domain.EndpointRemoved || r.Delivered() && ep.Failures == 0 && ep.OpenAfter.IsZero() && ep.FailingSince.IsZero() {
+		return false, nil
+	}
+	if r.Delivered() {
+		webhook.Succeeded(ep)
+	} else {
+		webhook.Failed(ep, r, now)
+		if ep.State == domain.EndpointEnabled && (r.Gone() || webhook.GivenUp(ep, now)) {
+			disabled = true
+			if err := ep.Move(domain.EndpointDisabled, now); err != nil {
+				return false, err
+			}
+		}
+	}
+	if len(ep.Previous) > 0 && !now.Before(ep.PreviousEnds) {
+		ep.Previous, ep.PreviousEnds = nil, domain.Time{}
+	}
+	ep.UpdatedAt = now
+	return disabled, tx.Put(ep)
+}
+
+// settle gives the delivery its new state and puts it, with the event of the next try if there is one.
+func (s *Service) settle(tx domain.Tx, d *domain.Delivery, ep *domain.Endpoint, r webhook.Result, ours bool) error {
+	now := s.Env.Now()
+	if !ours && !(r.Delivered() && d.State == domain.DeliveryPending) {
+		return tx.Put(d)
+	}
+	d.Tries++
+	next, more := webhook.Delay(s.Env, d.Tries, r.RetryAfter)
+	to := domain.DeliveryFailed
+	switch {
+	case r.Delivered():
+		to = domain.DeliveryDelivered
+	case ep.State != domain.EndpointEnabled:
+		to = domain.DeliveryCancelled
+	case more:
+		d.NextAt = now.Add(next)
+		if until := webhook.AfterBreaker(s.Env, ep); until.After(d.NextAt) {
+			d.NextAt = until
+		}
+		return schedule(tx, d)
+	}
+	d.NextAt = domain.Time{}
+	if err := d.Move(to, now); err != nil {
+		return err
+	}
+	return tx.Put(d)
+}
+
+// tellDisabled raises a notice for the client's other endpoints. It belongs to no connection, so it has no sequence.
+func (s *Service) tellDisabled(tx domain.Tx, ep *domain.Endpoint, r webhook.Result) error {
+	n := s.endpointNotice(ep, domain.NoticeEndpointDisabled)
+	if err := raise(tx, n); err != nil {
+		return err
+	}
+	cause := "failing"
+	if r.Gone() {
+		cause = "gone"
+	}
+	return tx.Record(s.note("endpoint.disabled", system, n, ep.Key(), map[string]string{"cause": cause, "notice_id": n.Key()}))
+}
+
+// endpointNotice is a notice about an endpoint.
+func (s *Service) endpointNotice(ep *domain.Endpoint, t domain.NoticeType) *domain.Notice {
+	now := s.Env.Now()
+	return &domain.Notice{ID: domain.NewID[domain.NoticeID](s.Env), ClientID: ep.ClientID, Type: t, State: string(ep.State),
+		Subject: ep.Key(), CreatedAt: now, ExpiresAt: now.Add(domain.NoticeLife)}
+}
+
+func raise(tx domain.Tx, n *domain.Notice) error {
+	if err := tx.Put(n); err != nil {
+		return err
+	}
+	return tx.Emit(domain.Event{Topic: domain.TopicNotice, Subject: n.Key()})
+}
+
+// cancel ends a delivery that must not be sent.
+func (s *Service) cancel(ctx context.Context, t *trip, why string) error {
+	return s.pending(ctx, t, "delivery.cancelled", why, func(tx domain.Tx, d *domain.Delivery) error {
+		d.NextAt = domain.Time{}
+		if err := d.Move(domain.DeliveryCancelled, s.Env.Now()); err != nil {
+			return err
+		}
+		return tx.Put(d)
+	})
+}
+
+// postpone lets a delivery wait until the endpoint's breaker closes. It does not count as a try.
+func (s *Service) postpone(ctx context.Context, t *trip, until domain.Time) error {
+	return s.pending(ctx, t, "delivery.postponed", "breaker_open", func(tx domain.Tx, d *domain.Delivery) error {
+		d.NextAt, d.UpdatedAt = until, s.Env.Now()
+		return schedule(tx, d)
+	})
+}
+
+// pending changes the delivery if it still is as it was read, and records it.
+func (s *Service) pending(ctx context.Context, t *trip, action, why string, change func(domain.Tx, *domain.Delivery) error) error {
+	return s.Store.Commit(ctx, func(tx domain.Tx) error {
+		d := &domain.Delivery{ID: t.delivery.ID}
+		if err := tx.Get(d); err != nil {
+			return ignoreMissing(err)
+		}
+		if d.State != domain.DeliveryPending || !d.NextAt.Time.Equal(t.delivery.NextAt.Time) {
+			return nil
+		}
+		if err := change(tx, d); err != nil {
+			return err
+		}
+		entry := s.note(action, system, &t.notice, d.Key(), map[string]string{"endpoint_id": t.endpoint.Key(), "state": string(d.State)})
+		entry.Data.Reason = why
+		return tx.Record(entry)
+	})
+}

@@ -1,0 +1,283 @@
+package deliver
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"strconv"
+
+	"sluis.internal/shared/domain"
+	"sluis.internal/shared/serve"
+)
+
+// deliveryView is a delivery as the API shows it; Attempts only where one delivery is asked for.
+type deliveryView struct {
+	ID         domain.DeliveryID    `json:"id"`
+	NoticeID   domain.NoticeID      `json:"notice_id"`
+	EndpointID domain.EndpointID    `json:"endpoint_id"`
+	Type       domain.NoticeType    `json:"type"`
+	State      domain.DeliveryState `json:"state"`
+	Tries      int                  `json:"tries"`
+	NextAt     domain.Time          `json:"next_at,omitzero"`
+	CreatedAt  domain.Time          `json:"created_at"`
+	UpdatedAt  domain.Time          `json:"updated_at"`
+	ExpiresAt  domain.Time          `json:"expires_at"`
+	Attempts   []domain.Attempt     `json:"attempts,omitempty"`
+}
+
+func viewDelivery(d *domain.Delivery) deliveryView {
+	return deliveryView{ID: d.ID, NoticeID: d.NoticeID, EndpointID: d.EndpointID, Type: d.Type, State: d.State, Tries: d.Tries,
+		NextAt: d.NextAt, CreatedAt: d.CreatedAt, UpdatedAt: d.UpdatedAt, ExpiresAt: d.ExpiresAt}
+}
+
+func (s *Service) getDelivery(ctx context.Context, c *serve.Call) (serve.Answer, error) {
+	id, err := serve.PathID(c, "delivery", domain.ParseID[domain.DeliveryID])
+	if err != nil {
+		return serve.Answer{}, err
+	}
+	d, err := s.ownDelivery(ctx, c, id)
+	if err != nil {
+		return serve.Answer{}, err
+	}
+	view := viewDelivery(d)
+	view.Attempts = d.Attempts
+	return serve.Answer{Body: view}, nil
+}
+
+func (s *Service) ownDelivery(ctx context.Context, c *serve.Call, id domain.DeliveryID) (*domain.Delivery, error) {
+	d := &domain.Delivery{ID: id}
+	if err := s.Store.Get(ctx, d); err != nil {
+		return nil, err
+	}
+	if d.ClientID != c.Principal.ClientID {
+		return nil, domain.ErrNotFound
+	}
+	return d, nil
+}
+
+// listDeliveries lists the newest first: all of the client's, those of one endpoint, of one notice, or the one of both.
+func (s *Service) listDeliveries(ctx context.Context, c *serve.Call) (serve.Answer, error) {
+	limit, cursor, err := c.Paging()
+	if err != nil {
+		return serve.Answer{}, err
+	}
+	q := domain.Query{Index: "deliveries_by_client", Match: []string{string(c.Principal.ClientID)}, Limit: limit, Cursor: cursor}
+	params := c.Request.URL.Query()
+	endpoint, notice := domain.EndpointID(params.Get("endpoint")), domain.NoticeID(params.Get("notice"))
+	if !shaped(endpoint, domain.ParseID[domain.EndpointID]) {
+		return serve.Answer{}, domain.Invalidf("endpoint", "want the identifier of an endpoint")
+	}
+	if !shaped(notice, domain.ParseID[domain.NoticeID]) {
+		return serve.Answer{}, domain.Invalidf("notice", "want the identifier of a notice: a webhook-id")
+	}
+	switch {
+	case endpoint != "" && notice != "":
+		return s.listOne(ctx, c, deliveryID(notice, endpoint))
+	case endpoint != "":
+		q.Index, q.Match = "deliveries_by_endpoint", []string{string(endpoint)}
+	case notice != "":
+		q.Index, q.Match = "deliveries_by_notice", []string{string(notice)}
+	}
+	deliveries, next, err := domain.List[domain.Delivery](ctx, s.Store, q)
+	if err != nil {
+		return serve.Answer{}, err
+	}
+	out := list[deliveryView]{Data: []deliveryView{}, Next: next}
+	for i := range deliveries {
+		// Another client's endpoint or notice has another client's deliveries, all of them: nothing of it may be seen.
+		if deliveries[i].ClientID != c.Principal.ClientID {
+			return serve.Answer{Body: list[deliveryView]{Data: []deliveryView{}}}, nil
+		}
+		out.Data = append(out.Data, viewDelivery(&deliveries[i]))
+	}
+	return serve.Answer{Body: out}, nil
+}
+
+func (s *Service) listOne(ctx context.Context, c *serve.Call, id domain.DeliveryID) (serve.Answer, error) {
+	out := list[deliveryView]{Data: []deliveryView{}}
+	d, err := s.ownDelivery(ctx, c, id)
+	if err == nil {
+		out.Data = append(out.Data, viewDelivery(d))
+	}
+	return serve.Answer{Body: out}, ignoreMissing(err)
+}
+
+// Bounds of one replay: it looks at so many notices at most, so many in one transaction.
+const (
+	replayMost  = 1000
+	replayBatch = 100
+)
+
+// replayRequest says what to deliver again: one delivery, one notice to every endpoint that wants it, or all notices
+// of a time range to one endpoint, those included that it missed while it was disabled or did not exist.
+type replayRequest struct {
+	DeliveryID domain.DeliveryID `json:"delivery_id"`
+	NoticeID   domain.NoticeID   `json:"notice_id"`
+	EndpointID domain.EndpointID `json:"endpoint_id"`
+	From       domain.Time       `json:"from"` // with EndpointID: inclusive
+	To         domain.Time       `json:"to"`   // with EndpointID: exclusive
+	Cursor     string            `json:"cursor"`
+}
+
+// replayed is the answer: how many deliveries begin again, and the cursor to go on with if there may be more. A
+// delivery that is due anyway is left alone and not counted.
+type replayed struct {
+	Replayed int    `json:"replayed"`
+	Next     string `json:"next,omitempty"`
+}
+
+func (in *replayRequest) validate() error {
+	given := 0
+	for _, id := range []string{string(in.DeliveryID), string(in.NoticeID), string(in.EndpointID)} {
+		if id != "" {
+			given++
+		}
+	}
+	ranged := !in.From.IsZero() || !in.To.IsZero() || in.Cursor != ""
+	switch {
+	case given != 1:
+		return domain.Invalidf("", "want exactly one of delivery_id, notice_id and endpoint_id")
+	case !shaped(in.DeliveryID, domain.ParseID[domain.DeliveryID]):
+		return domain.Invalidf("/delivery_id", "want the identifier of a delivery")
+	case !shaped(in.NoticeID, domain.ParseID[domain.NoticeID]):
+		return domain.Invalidf("/notice_id", "want the identifier of a notice: a webhook-id")
+	case !shaped(in.EndpointID, domain.ParseID[domain.EndpointID]):
+		return domain.Invalidf("/endpoint_id", "want the identifier of an endpoint")
+	case in.EndpointID == "" && ranged:
+		return domain.Invalidf("/endpoint_id", "from, to and cursor go with endpoint_id only")
+	case in.EndpointID != "" && (in.From.IsZero() || !in.From.Before(in.To)):
+		return domain.Invalidf("/from", "want both from and to, and from before to")
+	case len(in.Cursor) > 512:
+		return domain.Invalidf("/cursor", "use next of the answer before, unchanged")
+	}
+	return nil
+}
+
+// shaped says whether an identifier is absent or has its form.
+func shaped[T ~string](id T, parse func(string) (T, error)) bool {
+	_, err := parse(string(id))
+	return id == "" || err == nil
+}
+
+func (s *Service) replay(ctx context.Context, c *serve.Call) (serve.Answer, error) {
+	var in replayRequest
+	if err := c.Decode(&in); err != nil {
+		return serve.Answer{}, err
+	}
+	if err := in.validate(); err != nil {
+		return serve.Answer{}, err
+	}
+	out, seen, err := s.replayedBefore(ctx, c)
+	if err == nil && !seen {
+		switch {
+		case in.EndpointID != "":
+			out, err = s.replayRange(ctx, c, &in)
+		case in.DeliveryID != "":
+			out, err = s.replayDelivery(ctx, c, in.DeliveryID)
+		default:
+			out, err = s.replayNotice(ctx, c, in.NoticeID)
+		}
+	}
+	if err != nil {
+		return serve.Answer{}, err
+	}
+	return serve.Answer{Status: http.StatusAccepted, Body: out}, nil
+}
+
+// replayedBefore finds the answer to the same request made before.
+func (s *Service) replayedBefore(ctx context.Context, c *serve.Call) (out replayed, seen bool, err error) {
+	err = s.Store.Commit(ctx, func(tx domain.Tx) error {
+		before, err := c.Once.Before(tx, c.Principal.ClientID)
+		if seen = before != ""; err != nil || !seen {
+			return err
+		}
+		return json.Unmarshal([]byte(before), &out)
+	})
+	return out, seen, err
+}
+
+func (s *Service) replayDelivery(ctx context.Context, c *serve.Call, id domain.DeliveryID) (replayed, error) {
+	d, err := s.ownDelivery(ctx, c, id)
+	if err != nil {
+		return replayed{}, err
+	}
+	n, ep := domain.Notice{ID: d.NoticeID}, domain.Endpoint{ID: d.EndpointID}
+	if err := s.Store.Get(ctx, &n); err != nil {
+		return replayed{}, err
+	}
+	if err := ownEndpoint(c, &ep, func(doc domain.Document) error { return s.Store.Get(ctx, doc) }); err != nil {
+		return replayed{}, err
+	}
+	if ep.State != domain.EndpointEnabled {
+		return replayed{}, errDisabled
+	}
+	return s.again(ctx, c, []*domain.Notice{&n}, []domain.Endpoint{ep}, replayed{}, string(id))
+}
+
+func (s *Service) replayNotice(ctx context.Context, c *serve.Call, id domain.NoticeID) (replayed, error) {
+	n := domain.Notice{ID: id}
+	if err := s.Store.Get(ctx, &n); err != nil {
+		return replayed{}, err
+	}
+	if n.ClientID != c.Principal.ClientID {
+		return replayed{}, domain.ErrNotFound
+	}
+	all, err := s.endpoints(ctx, n.ClientID)
+	if err != nil {
+		return replayed{}, err
+	}
+	return s.again(ctx, c, []*domain.Notice{&n}, all, replayed{}, string(id))
+}
+
+// replayRange goes through the client's notices of the time range, a batch in each transaction. If it breaks off, what
+// was begun again stays so: the same Idempotency-Key then answers how far it came and where to go on.
+func (s *Service) replayRange(ctx context.Context, c *serve.Call, in *replayRequest) (replayed, error) {
+	ep := domain.Endpoint{ID: in.EndpointID}
+	if err := ownEndpoint(c, &ep, func(doc domain.Document) error { return s.Store.Get(ctx, doc) }); err != nil {
+		return replayed{}, err
+	}
+	if ep.State != domain.EndpointEnabled {
+		return replayed{}, errDisabled
+	}
+	out := replayed{Next: in.Cursor}
+	for range replayMost / replayBatch {
+		notices, next, err := domain.List[domain.Notice](ctx, s.Store, domain.Query{Index: "notices_by_client",
+			Match: []string{string(c.Principal.ClientID)}, From: in.From.String(), To: in.To.String(), Cursor: out.Next, Limit: replayBatch})
+		if err != nil {
+			return replayed{}, err
+		}
+		batch := make([]*domain.Notice, len(notices))
+		for i := range notices {
+			batch[i] = &notices[i]
+		}
+		if out, err = s.again(ctx, c, batch, []domain.Endpoint{ep}, replayed{out.Replayed, next}, ep.Key()); err != nil || next == "" {
+			return out, err
+		}
+	}
+	return out, nil
+}
+
+// again begins the deliveries of the notices anew in one transaction, and adds them to what sofar counts. The answer
+// as it then stands is what the same request gets again.
+func (s *Service) again(ctx context.Context, c *serve.Call, notices []*domain.Notice, endpoints []domain.Endpoint, sofar replayed, subject string) (replayed, error) {
+	out := sofar
+	err := s.Store.Commit(ctx, func(tx domain.Tx) error {
+		due, err := s.plan(tx, notices, endpoints, true)
+		if out = sofar; err != nil || len(due) == 0 {
+			return err
+		}
+		out.Replayed += len(due)
+		if err := dispatch(tx, due); err != nil {
+			return err
+		}
+		answer, err := json.Marshal(out)
+		if err != nil {
+			return err
+		}
+		if err := c.Once.Remember(s.Env, tx, c.Principal.ClientID, string(answer)); err != nil {
+			return err
+		}
+		return tx.Record(s.audited(c, "deliveries.replayed", subject, map[string]string{"deliveries": strconv.Itoa(len(due))}))
+	})
+	return out, err
+}

@@ -1,0 +1,389 @@
+package deliver
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	"sluis.internal/shared/domain"
+	"sluis.internal/shared/envelope"
+	"sluis.internal/shared/serve"
+	"sluis.internal/shared/webhook"
+)
+
+// Bounds of a client's endpoints. The first counts those not removed; a client that races itself may pass it by as
+// many as it has requests under way. The second counts all ever made, so that one page of a query holds them.
+const (
+	maxEndpoints = 10
+	everMade     = 1000
+)
+
+// How long an old secret signs beside a new one.
+const (
+	overlapDefault = 24
+	overlapMost    = 7 * 24
+)
+
+// Routes registers the client API of this function, as pipeline.json lists it under "endpoints".
+func (s *Service) Routes(mux *http.ServeMux) {
+	write, read := []domain.Role{domain.RoleClient}, []domain.Role{domain.RoleClient, domain.RoleReviewer}
+	s.Door.API(mux, "POST /v1/endpoints", write, s.createEndpoint)
+	s.Door.API(mux, "GET /v1/endpoints", read, s.listEndpoints)
+	s.Door.API(mux, "GET /v1/endpoints/{endpoint}", read, s.getEndpoint)
+	s.Door.API(mux, "PATCH /v1/endpoints/{endpoint}", write, s.patchEndpoint)
+	s.Door.API(mux, "DELETE /v1/endpoints/{endpoint}", write, s.removeEndpoint)
+	s.Door.API(mux, "POST /v1/endpoints/{endpoint}/rotate", write, s.rotateSecret)
+	s.Door.API(mux, "POST /v1/endpoints/{endpoint}/test", write, s.testEndpoint)
+	s.Door.API(mux, "GET /v1/deliveries", read, s.listDeliveries)
+	s.Door.API(mux, "GET /v1/deliveries/{delivery}", read, s.getDelivery)
+	s.Door.API(mux, "POST /v1/replays", write, s.replay)
+}
+
+// endpointView is an endpoint as the API shows it. Secret is there once: in the first answer to a creation or rotation.
+type endpointView struct {
+	ID           domain.EndpointID    `json:"id"`
+	URL          string               `json:"url"`
+	Types        []domain.NoticeType  `json:"types"` // empty means all
+	State        domain.EndpointState `json:"state"`
+	Failures     int                  `json:"failures"`
+	FailingSince domain.Time          `json:"failing_since,omitzero"`
+	OpenAfter    domain.Time          `json:"open_after,omitzero"`
+	PreviousEnds domain.Time          `json:"previous_ends,omitzero"`
+	CreatedAt    domain.Time          `json:"created_at"`
+	UpdatedAt    domain.Time          `json:"updated_at"`
+	Secret       string               `json:"secret,omitempty"`
+}
+
+func viewEndpoint(ep *domain.Endpoint) endpointView {
+	return endpointView{ID: ep.ID, URL: ep.URL, Types: slices.Concat([]domain.NoticeType{}, ep.Types), State: ep.State,
+		Failures: ep.Failures, FailingSince: ep.FailingSince, OpenAfter: ep.OpenAfter, PreviousEnds: ep.PreviousEnds,
+		CreatedAt: ep.CreatedAt, UpdatedAt: ep.UpdatedAt}
+}
+
+// list is a page of anything.
+type list[T any] struct {
+	Data []T    `json:"data"`
+	Next string `json:"next,omitempty"`
+}
+
+// audited is an entry about what a client did to its endpoints and deliveries.
+func (s *Service) audited(c *serve.Call, action, subject string, details map[string]string) *domain.Entry {
+	entry := domain.Note(s.Env, function, action, c.Principal.Actor(), c.Principal.ClientID, subject, details)
+	entry.Data.Origin = c.Origin
+	return entry
+}
+
+func (s *Service) createEndpoint(ctx context.Context, c *serve.Call) (serve.Answer, error) {
+	var in struct {
+		URL   string              `json:"url"`
+		Types []domain.NoticeType `json:"types"`
+	}
+	if err := c.Decode(&in); err != nil {
+		return serve.Answer{}, err
+	}
+	if err := s.Rules.Validate(in.URL); err != nil {
+		return serve.Answer{}, err
+	}
+	if err := validateTypes(in.Types); err != nil {
+		return serve.Answer{}, err
+	}
+	all, err := s.endpoints(ctx, c.Principal.ClientID)
+	if err != nil {
+		return serve.Answer{}, err
+	}
+	now := s.Env.Now()
+	ep := &domain.Endpoint{ID: domain.NewID[domain.EndpointID](s.Env), ClientID: c.Principal.ClientID, URL: in.URL,
+		Types: in.Types, State: domain.EndpointEnabled, CreatedAt: now, UpdatedAt: now}
+	secret, sealed, err := s.newSecret(ep)
+	if err != nil {
+		return serve.Answer{}, err
+	}
+	defer secret.Wipe()
+	ep.Secret = sealed
+	found, err := s.commitEndpoint(ctx, c, ep, all)
+	if err != nil {
+		return serve.Answer{}, err
+	}
+	view := viewEndpoint(found)
+	if found == ep {
+		view.Secret = string(secret.Reveal())
+	}
+	return serve.Answer{Status: http.StatusCreated, Location: "/v1/endpoints/" + found.Key(), Body: view}, nil
+}
+
+// commitEndpoint puts ep, unless the same request made one before: then it returns that.
+func (s *Service) commitEndpoint(ctx context.Context, c *serve.Call, ep *domain.Endpoint, all []domain.Endpoint) (*domain.Endpoint, error) {
+	var found *domain.Endpoint
+	err := s.Store.Commit(ctx, func(tx domain.Tx) error {
+		found = ep
+		before, err := c.Once.Before(tx, ep.ClientID)
+		if err != nil {
+			return err
+		}
+		if before != "" {
+			found = &domain.Endpoint{ID: domain.EndpointID(before)}
+			return tx.Get(found)
+		}
+		live := len(slices.DeleteFunc(slices.Clone(all), func(e domain.Endpoint) bool { return e.State == domain.EndpointRemoved }))
+		if live >= maxEndpoints || len(all) >= everMade {
+			return &domain.Error{Kind: domain.Conflict, Code: "endpoint_limit",
+				Message: fmt.Sprintf("a client has at most %d endpoints; change or remove one", maxEndpoints)}
+		}
+		if err := tx.Put(ep); err != nil {
+			return err
+		}
+		if err := c.Once.Remember(s.Env, tx, ep.ClientID, ep.Key()); err != nil {
+			return err
+		}
+		return tx.Record(s.audited(c, "endpoint.created", ep.Key(), nil))
+	})
+	return found, err
+}
+
+// newSecret makes a secret for ep: once to show, once closed to keep.
+func (s *Service) newSecret(ep *domain.Endpoint) (domain.Secret, []byte, error) {
+	secret := webhook.NewSecret(s.Env)
+	sealed, err := envelope.Seal(s.Close, envelope.WebhookLabel(ep), secret.Reveal())
+	if err != nil {
+		secret.Wipe()
+		return domain.Secret{}, nil, fmt.Errorf("sealing webhook secret: %w", err)
+	}
+	return secret, sealed, nil
+}
+
+func validateTypes(types []domain.NoticeType) error {
+	for i, t := range types {
+		if !slices.Contains(domain.NoticeTypes, t) || slices.Contains(types[:i], t) {
+			return domain.Invalidf("/types/"+strconv.Itoa(i), "want each of %q at most once; leave types out for all", domain.NoticeTypes)
+		}
+	}
+	return nil
+}
+
+func (s *Service) listEndpoints(ctx context.Context, c *serve.Call) (serve.Answer, error) {
+	all, err := s.endpoints(ctx, c.Principal.ClientID)
+	if err != nil {
+		return serve.Answer{}, err
+	}
+	out := list[endpointView]{Data: []endpointView{}}
+	for i := range all {
+		if all[i].State != domain.EndpointRemoved {
+			out.Data = append(out.Data, viewEndpoint(&all[i]))
+		}
+	}
+	return serve.Answer{Body: out}, nil
+}
+
+func (s *Service) getEndpoint(ctx context.Context, c *serve.Call) (serve.Answer, error) {
+	id, err := serve.PathID(c, "endpoint", domain.ParseID[domain.EndpointID])
+	if err != nil {
+		return serve.Answer{}, err
+	}
+	ep := &domain.Endpoint{ID: id}
+	if err := ownEndpoint(c, ep, func(d domain.Document) error { return s.Store.Get(ctx, d) }); err != nil {
+		return serve.Answer{}, err
+	}
+	return serve.Answer{Body: viewEndpoint(ep)}, nil
+}
+
+// ownEndpoint gets ep if it is the caller's and not removed; otherwise it looks as if it did not exist.
+func ownEndpoint(c *serve.Call, ep *domain.Endpoint, get func(domain.Document) error) error {
+	if err := get(ep); err != nil {
+		return err
+	}
+	if ep.ClientID != c.Principal.ClientID || ep.State == domain.EndpointRemoved {
+		return domain.ErrNotFound
+	}
+	return nil
+}
+
+// change applies fn to the caller's endpoint of the path, with the audit entry.
+func (s *Service) change(ctx context.Context, c *serve.Call, action string, fn func(*domain.Endpoint) error) (*domain.Endpoint, error) {
+	id, err := serve.PathID(c, "endpoint", domain.ParseID[domain.EndpointID])
+	if err != nil {
+		return nil, err
+	}
+	var ep *domain.Endpoint
+	return ep, s.Store.Commit(ctx, func(tx domain.Tx) error {
+		ep = &domain.Endpoint{ID: id}
+		if err := ownEndpoint(c, ep, tx.Get); err != nil {
+			return err
+		}
+		if err := fn(ep); err != nil {
+			return err
+		}
+		ep.UpdatedAt = s.Env.Now()
+		if err := tx.Put(ep); err != nil {
+			return err
+		}
+		return tx.Record(s.audited(c, action, ep.Key(), map[string]string{"state": string(ep.State)}))
+	})
+}
+
+// patchEndpoint changes the address, the types or the state. A new address, and enabling, begin with a clean sheet.
+func (s *Service) patchEndpoint(ctx context.Context, c *serve.Call) (serve.Answer, error) {
+	var in struct {
+		URL   *string               `json:"url"`
+		Types *[]domain.NoticeType  `json:"types"`
+		State *domain.EndpointState `json:"state"`
+	}
+	if err := c.Decode(&in); err != nil {
+		return serve.Answer{}, err
+	}
+	if in.URL != nil {
+		if err := s.Rules.Validate(*in.URL); err != nil {
+			return serve.Answer{}, err
+		}
+	}
+	if in.Types != nil {
+		if err := validateTypes(*in.Types); err != nil {
+			return serve.Answer{}, err
+		}
+	}
+	if in.State != nil && *in.State != domain.EndpointEnabled && *in.State != domain.EndpointDisabled {
+		return serve.Answer{}, domain.Invalidf("/state", "want enabled or disabled; use DELETE to remove an endpoint")
+	}
+	ep, err := s.change(ctx, c, "endpoint.changed", func(ep *domain.Endpoint) error {
+		if in.URL != nil && *in.URL != ep.URL {
+			ep.URL = *in.URL
+			webhook.Succeeded(ep)
+		}
+		if in.Types != nil {
+			ep.Types = *in.Types
+		}
+		if in.State == nil || *in.State == ep.State {
+			return nil
+		}
+		webhook.Succeeded(ep)
+		return ep.Move(*in.State, s.Env.Now())
+	})
+	if err != nil {
+		return serve.Answer{}, err
+	}
+	return serve.Answer{Body: viewEndpoint(ep)}, nil
+}
+
+// removeEndpoint ends an endpoint for good and destroys its secrets.
+func (s *Service) removeEndpoint(ctx context.Context, c *serve.Call) (serve.Answer, error) {
+	_, err := s.change(ctx, c, "endpoint.removed", func(ep *domain.Endpoint) error {
+		ep.Secret, ep.Previous, ep.PreviousEnds = nil, nil, domain.Time{}
+		webhook.Succeeded(ep)
+		return ep.Move(domain.EndpointRemoved, s.Env.Now())
+	})
+	return serve.Answer{}, err
+}
+
+// rotateSecret gives the endpoint a new secret. The one before signs beside it for the overlap; one older than that is
+// dropped, so that there are two at most.
+func (s *Service) rotateSecret(ctx context.Context, c *serve.Call) (serve.Answer, error) {
+	in := struct {
+		Hours *int `json:"overlap_hours"`
+	}{}
+	if err := c.Decode(&in); err != nil {
+		return serve.Answer{}, err
+	}
+	hours := overlapDefault
+	if in.Hours != nil {
+		hours = *in.Hours
+	}
+	if hours < 0 || hours > overlapMost {
+		return serve.Answer{}, domain.Invalidf("/overlap_hours", "want 0 to %d hours", overlapMost)
+	}
+	id, err := serve.PathID(c, "endpoint", domain.ParseID[domain.EndpointID])
+	if err != nil {
+		return serve.Answer{}, err
+	}
+	ep := &domain.Endpoint{ID: id, ClientID: c.Principal.ClientID}
+	secret, sealed, err := s.newSecret(ep)
+	if err != nil {
+		return serve.Answer{}, err
+	}
+	defer secret.Wipe()
+	rotated, err := s.commitRotation(ctx, c, ep, sealed, time.Duration(hours)*time.Hour)
+	if err != nil {
+		return serve.Answer{}, err
+	}
+	view := viewEndpoint(ep)
+	if rotated {
+		view.Secret = string(secret.Reveal())
+	}
+	return serve.Answer{Status: http.StatusCreated, Location: "/v1/endpoints/" + ep.Key(), Body: view}, nil
+}
+
+// commitRotation reports whether it rotated: the same request again changes nothing and fills ep only.
+func (s *Service) commitRotation(ctx context.Context, c *serve.Call, ep *domain.Endpoint, sealed []byte, overlap time.Duration) (rotated bool, err error) {
+	err = s.Store.Commit(ctx, func(tx domain.Tx) error {
+		rotated = false
+		before, err := c.Once.Before(tx, c.Principal.ClientID)
+		if err != nil {
+			return err
+		}
+		*ep = domain.Endpoint{ID: ep.ID}
+		if err := ownEndpoint(c, ep, tx.Get); err != nil || before != "" {
+			return err
+		}
+		now := s.Env.Now()
+		ep.Previous, ep.PreviousEnds = ep.Secret, now.Add(overlap)
+		if overlap == 0 {
+			ep.Previous, ep.PreviousEnds = nil, domain.Time{}
+		}
+		ep.Secret, ep.UpdatedAt, rotated = sealed, now, true
+		if err := tx.Put(ep); err != nil {
+			return err
+		}
+		if err := c.Once.Remember(s.Env, tx, ep.ClientID, ep.Key()); err != nil {
+			return err
+		}
+		return tx.Record(s.audited(c, "endpoint.secret_rotated", ep.Key(), map[string]string{"overlap": overlap.String()}))
+	})
+	return rotated, err
+}
+
+// testEndpoint raises a notice for this endpoint alone. It is tried even while the breaker is open, and its success
+// closes the breaker.
+func (s *Service) testEndpoint(ctx context.Context, c *serve.Call) (serve.Answer, error) {
+	id, err := serve.PathID(c, "endpoint", domain.ParseID[domain.EndpointID])
+	if err != nil {
+		return serve.Answer{}, err
+	}
+	if err := c.Decode(&struct{}{}); err != nil {
+		return serve.Answer{}, err
+	}
+	var notice domain.NoticeID
+	err = s.Store.Commit(ctx, func(tx domain.Tx) error {
+		before, err := c.Once.Before(tx, c.Principal.ClientID)
+		if err != nil {
+			return err
+		}
+		ep := &domain.Endpoint{ID: id}
+		if err := ownEndpoint(c, ep, tx.Get); err != nil {
+			return err
+		}
+		if notice = domain.NoticeID(before); before != "" {
+			return nil
+		}
+		if ep.State != domain.EndpointEnabled {
+			return errDisabled
+		}
+		n := s.endpointNotice(ep, domain.NoticeEndpointTest)
+		notice = n.ID
+		if err := raise(tx, n); err != nil {
+			return err
+		}
+		if err := c.Once.Remember(s.Env, tx, ep.ClientID, n.Key()); err != nil {
+			return err
+		}
+		return tx.Record(s.audited(c, "endpoint.tested", ep.Key(), map[string]string{"notice_id": n.Key()}))
+	})
+	if err != nil {
+		return serve.Answer{}, err
+	}
+	delivery := deliveryID(notice, id)
+	return serve.Answer{Status: http.StatusAccepted, Location: "/v1/deliveries/" + string(delivery),
+		Body: map[string]any{"notice_id": notice, "delivery_id": delivery}}, nil
+}
+
+var errDisabled = &domain.Error{Kind: domain.Conflict, Code: "endpoint_state", Message: `the endpoint is disabled; enable it first with PATCH {"state": "enabled"}`}
