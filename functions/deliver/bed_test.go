@@ -152,11 +152,11 @@ func (b *bed) run(long time.Duration) {
 	end := time.Now().Add(long)
 	for {
 		e, ok := b.store.take()
-		if !ok {
-			return
-		}
-		if e.NotBefore.Time.After(end) {
+		if ok && e.NotBefore.Time.After(end) {
 			b.store.give(e)
+			ok = false
+		}
+		if !ok {
 			time.Sleep(time.Until(end))
 			return
 		}

@@ -200,9 +200,14 @@ func (m *memory) take() (domain.Event, bool) {
 	if len(m.events) == 0 {
 		return domain.Event{}, false
 	}
-	slices.SortStableFunc(m.events, func(a, b domain.Event) int { return a.NotBefore.Compare(b.NotBefore.Time) })
-	e := m.events[0]
-	m.events = slices.Clone(m.events[1:])
+	first := 0
+	for i, e := range m.events {
+		if e.NotBefore.Before(m.events[first].NotBefore) {
+			first = i
+		}
+	}
+	e := m.events[first]
+	m.events = slices.Delete(m.events, first, first+1)
 	return e, true
 }
 
