@@ -193,12 +193,22 @@ func parseHeader(raw []byte) (header, error) {
 
 // set reads the value of one member.
 func (h *header) set(d *json.Decoder, key string) error {
-	fields := map[string]*string{"alg": &h.alg, "enc": &h.enc, "kid": &h.kid, "typ": &h.typ, "sub": &h.sub}
-	field := fields[key]
-	if key == "zip" {
+	var field *string
+	switch key {
+	case "alg":
+		field = &h.alg
+	case "enc":
+		field = &h.enc
+	case "kid":
+		field = &h.kid
+	case "typ":
+		field = &h.typ
+	case "sub":
+		field = &h.sub
+	case "iat":
+	case "zip":
 		return ErrZip
-	}
-	if field == nil && key != "iat" {
+	default:
 		return ErrHeader
 	}
 	value, err := d.Token()
