@@ -65,16 +65,8 @@ func opensIn(purpose domain.LinkUse) (states []domain.ConsentState, late bool) {
 	case domain.LinkReconnect:
 		return []domain.ConsentState{domain.ConsentValid}, false
 	default: // to manage: withdrawing and erasing are always possible
-		return everyState(), true
+		return domain.AnyConsentState, true
 	}
-}
-
-func everyState() []domain.ConsentState {
-	states := make([]domain.ConsentState, 0, len(domain.ConsentMoves))
-	for state := range domain.ConsentMoves {
-		states = append(states, state)
-	}
-	return states
 }
 
 // linkResource is a link as the API gives it.
