@@ -128,7 +128,7 @@ func (in *investor) deny(ctx context.Context) error {
 }
 
 func (in *investor) revoke(ctx context.Context, consent string) error {
-	return in.do(ctx, http.MethodPost, "/me/revoke", url.Values{"consent": {consent}}, nil)
+	return in.do(ctx, http.MethodPost, "/me/revoke", url.Values{"consent_id": {consent}}, nil)
 }
 
 // sealKey is what GET /seal/key answers.

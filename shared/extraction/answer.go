@@ -110,7 +110,7 @@ func (e *Engine) backToRest(ctx context.Context, j *job) error {
 // again; any other ends the session.
 func (e *Engine) answerFailed(ctx context.Context, j *job, cause error) error {
 	var f *Failure
-	if !errors.As(cause, &f) || !f.Retry || j.session.Retries >= maxAttempts {
+	if !errors.As(cause, &f) || !f.Retry || j.session.Retries >= maxRetries {
 		return e.fail(ctx, j, cause)
 	}
 	err := e.settle(ctx, j.session, e.act(j.session, "session.suspended"), func(tx domain.Tx, t *settled, a *domain.Act) error {

@@ -45,7 +45,7 @@ type StateKey interface {
 }
 
 const (
-	maxAttempts  = 4                // of one session, over passing failures
+	maxRetries   = 2                // of one session, over passing failures; the connector has tried thrice each time
 	challengeFor = 5 * time.Minute  // where the bank does not say
 	bankSession  = 30 * time.Minute // after that a session at the bank is over by itself
 )

@@ -134,7 +134,7 @@ func (r *reading) failed(ctx context.Context, status domain.ProductStatus, err e
 	if !errors.As(err, &f) {
 		f = &Failure{Reason: domain.ReasonInternal, Err: err}
 	}
-	if f.Retry && r.j.session.Retries < maxAttempts || f.Reason == domain.ReasonEgressRefused {
+	if f.Retry && r.j.session.Retries < maxRetries || f.Reason == domain.ReasonEgressRefused {
 		return status, f
 	}
 	return domain.ProductStatus{State: domain.ProductFailed, Reason: f.Reason}, nil

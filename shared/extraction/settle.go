@@ -203,7 +203,7 @@ func (e *Engine) fail(ctx context.Context, j *job, cause error) error {
 	if !errors.As(cause, &f) {
 		slog.ErrorContext(ctx, "session failed", "session", j.session.ID, "error", cause)
 	}
-	again := f.Retry && j.session.Retries < maxAttempts && (j.credential == nil || f.Unjudged)
+	again := f.Retry && j.session.Retries < maxRetries && (j.credential == nil || f.Unjudged)
 	act := e.act(j.session, "session.failed")
 	if again {
 		act.Action = "session.postponed"
