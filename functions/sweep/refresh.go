@@ -3,7 +3,6 @@ package sweep
 import (
 	"context"
 	"errors"
-	"strconv"
 	"time"
 
 	"sluis.internal/shared/domain"
@@ -49,7 +48,8 @@ func (s *Service) queue(ctx context.Context, seen *domain.Connection, at domain.
 	a := act("refresh.scheduled", seen.ClientID, seen.ConsentID, seen.ID)
 	a.Custodian = seen.Custodian
 	id := domain.NewID[domain.SessionID](s.Env)
-	return domain.Perform(ctx, s.Env, s.Store, a, func(tx domain.Tx, c *domain.Consent, a *domain.Act) error {
+	var postponed bool
+	err := domain.Perform(ctx, s.Env, s.Store, a, func(tx domain.Tx, c *domain.Consent, a *domain.Act) error {
 		conn := &domain.Connection{ID: seen.ID}
 		if err := tx.Get(conn); err != nil {
 			return err
@@ -70,8 +70,8 @@ func (s *Service) queue(ctx context.Context, seen *domain.Connection, at domain.
 			return &domain.Error{Kind: domain.Forbidden, Code: "consent_one_off", Message: "the consent allows one reading"}
 		}
 		conn.NextRefreshAt, conn.UpdatedAt = now.Add(lookAgain), now
-		if live || client.State != domain.ClientActive {
-			a.Details["postponed"] = strconv.FormatBool(true)
+		if postponed = live || client.State != domain.ClientActive; postponed {
+			a.Details["postponed"] = "true"
 			return tx.Put(conn)
 		}
 		conn.SessionID = id
@@ -82,6 +82,10 @@ func (s *Service) queue(ctx context.Context, seen *domain.Connection, at domain.
 		return errors.Join(tx.Put(session), tx.Put(conn), tx.Emit(domain.Event{Topic: domain.TopicSession,
 			Subject: session.Key(), Custodian: c.Custodian, NotBefore: at}))
 	})
+	if err == nil && postponed {
+		return errNothing
+	}
+	return err
 }
 
 // underWay says whether a session is going on.

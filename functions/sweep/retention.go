@@ -3,6 +3,7 @@ package sweep
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strconv"
 
 	"sluis.internal/shared/domain"
@@ -45,9 +46,13 @@ func lives[T any, P interface {
 
 // delete ends the lives of one kind, batch by batch. Firestore does the same by itself, within a day.
 func (s *Service) delete(ctx context.Context, l Life, r *Report) error {
+	read, known := mortal[l.Of]
+	if !known {
+		return fmt.Errorf("ending lives of %s: sweep does not know this kind", l.Of)
+	}
 	q := domain.Query{Index: l.Index, To: s.upTo(), Limit: batchSize}
 	for range maxBatches {
-		page, next, err := mortal[l.Of](ctx, s.Store, q)
+		page, next, err := read(ctx, s.Store, q)
 		if err != nil || len(page) == 0 {
 			return err
 		}

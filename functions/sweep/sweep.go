@@ -14,7 +14,6 @@ package sweep
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -109,33 +108,3 @@ func act(action string, client domain.ClientID, consent domain.ConsentID, conn d
 
 // upTo is the exclusive bound that covers the present moment.
 func (s *Service) upTo() string { return s.Env.Now().Add(time.Millisecond).String() }
-
-// Lives reads retention.json and indexes.json: every kind that ends by its expires_at, with the index that finds it.
-func Lives(retention, indexes []byte) ([]Life, error) {
-	var rows []struct {
-		Kind  domain.DocumentKind `json:"kind"`
-		Ends  string              `json:"ends"`
-		Field string              `json:"field"`
-	}
-	var all []domain.Index
-	if err := errors.Join(json.Unmarshal(retention, &rows), json.Unmarshal(indexes, &all)); err != nil {
-		return nil, fmt.Errorf("reading retention: %w", err)
-	}
-	var lives []Life
-	for _, row := range rows {
-		if row.Ends != "ttl" {
-			continue
-		}
-		life := Life{Of: row.Kind}
-		for _, i := range all {
-			if i.Of == row.Kind && i.Range == row.Field && len(i.Equal) == 0 && i.Order == "asc" {
-				life.Index = i.Name
-			}
-		}
-		if _, known := mortal[row.Kind]; !known || life.Index == "" || row.Field != "expires_at" {
-			return nil, fmt.Errorf("reading retention: %s needs an index over expires_at, and a line in sweep's table", row.Kind)
-		}
-		lives = append(lives, life)
-	}
-	return lives, nil
-}

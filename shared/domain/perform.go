@@ -25,7 +25,8 @@ type Act struct {
 	Purpose      string
 
 	// States in which the consent allows it; empty means ConsentValid alone. Time is compared for valid and received
-	// consents unless Late is set, which only acts that take away (revoke, expire, erase) may do.
+	// consents unless Late is set, which only acts that take away (revoke, expire, erase) may do: these are possible
+	// from any region, too.
 	States []ConsentState
 	Late   bool
 
@@ -54,7 +55,7 @@ func (c *Consent) Permits(e Env, a *Act) error {
 		return refusal("consent_scope", "the consent does not cover "+string(a.Product))
 	case a.Purpose != "" && a.Purpose != c.Purpose.Code:
 		return refusal("consent_purpose", "the consent was given for another purpose")
-	case len(c.Regions) > 0 && !slices.Contains(c.Regions, e.Region):
+	case !a.Late && len(c.Regions) > 0 && !slices.Contains(c.Regions, e.Region):
 		return refusal("consent_region", "the client's data may not be kept in this region")
 	}
 	return nil
