@@ -14,6 +14,7 @@ package portfolio
 import (
 	"context"
 	"net/http"
+	"time"
 
 	"sluis.internal/shared/domain"
 	"sluis.internal/shared/serve"
@@ -24,12 +25,13 @@ type Opener interface {
 	Open(key *domain.DataKey, what, id string, sealed []byte) ([]byte, error)
 }
 
-// Service reads portfolios and asks for refreshes. All fields must be set.
+// Service reads portfolios and asks for refreshes. All fields but Interval must be set.
 type Service struct {
-	Store  domain.Store
-	Env    domain.Env
-	Door   *serve.Door
-	Opener Opener
+	Store    domain.Store
+	Env      domain.Env
+	Door     *serve.Door
+	Opener   Opener
+	Interval time.Duration // between a reading and the next that a client may ask for; 0 means one minute
 }
 
 // Routes registers the client API of this function.

@@ -9,8 +9,16 @@ import (
 	"sluis.internal/shared/serve"
 )
 
-// minInterval is how long a client waits after a reading before it may ask for the next. Custodians count visits.
-const minInterval = time.Minute
+// interval is how long a client waits after a reading before it may ask for the next, unless the Service says
+// otherwise. Custodians count visits.
+const interval = time.Minute
+
+func (s *Service) interval() time.Duration {
+	if s.Interval > 0 {
+		return s.Interval
+	}
+	return interval
+}
 
 // Why a refresh is refused.
 var (
@@ -157,7 +165,7 @@ func (r *reading) allowed(consent *domain.Consent, now domain.Time) error {
 		return errNoCredential
 	}
 	failed := r.session != nil && r.session.State != domain.SessionComplete
-	if wait := conn.LastRefreshedAt.Add(minInterval).Sub(now); !failed && !conn.LastRefreshedAt.IsZero() && wait > 0 {
+	if wait := conn.LastRefreshedAt.Add(s.interval()).Sub(now); !failed && !conn.LastRefreshedAt.IsZero() && wait > 0 {
 		return &domain.Error{Kind: domain.RateLimited, Code: "refreshed_just_now", RetryAfter: wait,
 			Message: "this connection was read less than a minute ago; wait as Retry-After says"}
 	}

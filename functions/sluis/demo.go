@@ -73,7 +73,7 @@ func openStage(ctx context.Context, o *options) (*stage, error) {
 	}
 	free := "127.0.0.1:0"
 	s.home, err = openHome(ctx, o, settings{API: free, Pages: free, Bank: free, Webhooks: []netip.AddrPort{receiver},
-		PerMinute: 100_000, BankOptions: bank.Options{Slow: 200 * time.Millisecond, RetryAfter: time.Second}})
+		PerMinute: 100_000, Interval: time.Millisecond, BankOptions: bank.Options{Slow: 200 * time.Millisecond, RetryAfter: time.Second}})
 	if err != nil {
 		return nil, errors.Join(err, l.Close())
 	}

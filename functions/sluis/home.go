@@ -35,6 +35,7 @@ type settings struct {
 	API, Pages, Bank string           // addresses to listen on; Bank empty means no sandbox bank
 	Webhooks         []netip.AddrPort // private addresses that webhooks may go to
 	PerMinute        int              // requests a minute from each caller
+	Interval         time.Duration    // between a reading and the next that a client may ask for; 0 means one minute
 	BankOptions      bank.Options
 }
 
@@ -196,7 +197,7 @@ func (h *home) wire(s settings) error {
 	gate := &seal.Service{Store: h, Env: h.env, Door: door, Sealer: envelope.NewSealer(h.keys.Encrypter(envelope.KeyOuter)),
 		Public: h.keys.InnerPublic, Kids: h.keys.InnerKids}
 	question := &challenge.Service{Store: h, Env: h.env, Door: door, Display: h.keys.Decrypter(envelope.KeyDisplay), Bank: h}
-	reading := &portfolio.Service{Store: h, Env: h.env, Door: door, Opener: reader}
+	reading := &portfolio.Service{Store: h, Env: h.env, Door: door, Opener: reader, Interval: s.Interval}
 	rules := webhook.Rules{Allow: s.Webhooks}
 	notices := &deliver.Service{Store: h, Env: h.env, Door: door, Rules: rules, Close: h.keys.Encrypter(envelope.KeyWebhook),
 		Open: h.keys.Decrypter(envelope.KeyWebhook), Sender: webhook.NewSender(h.env, webhook.Options{Rules: rules})}
