@@ -181,13 +181,11 @@ func (b *testBank) data(w http.ResponseWriter, r *http.Request) {
 			"accountId":"ACC1","balance":{"value":"6860.09","unit":"EUR"},"availableCashAmount":{"value":"7625.7","unit":"EUR"}}`,
 			`{"account":{"accountId":"ACC2","currency":"USD","accountType":{"key":"FX","text":"Währungskonto"},"iban":null},
 			"accountId":"ACC2","balance":{"value":"-1.50","unit":"USD"},"availableCashAmount":null}`),
-		pathDepots:                             listOf(`{"depotId":"DEP1","depotDisplayId":"7654321","defaultSettlementAccountId":"ACC1"}`),
-		pathDepot + "DEP1/positions":           positions(q.Get("without-attr") == "positions"),
-		pathDepot + "DEP1/transactions":        listOf(depotMovements...),
-		pathAccounts + "ACC1/transactions":     listOf(movements[q.Get("transactionState")]...),
-		pathAccounts + "ACC2/transactions":     "",
-		pathOrders + "DEP1/v3/orders":          listOf(orders...),
-		pathOrders + "DEP1/v3/orders/not-here": "",
+		pathDepots:                         listOf(`{"depotId":"DEP1","depotDisplayId":"7654321","defaultSettlementAccountId":"ACC1"}`),
+		pathDepot + "DEP1/positions":       positions(q.Get("without-attr") == "positions"),
+		pathDepot + "DEP1/transactions":    listOf(depotMovements...),
+		pathAccounts + "ACC1/transactions": listOf(movements[q.Get("transactionState")]...),
+		pathOrders + "DEP1/v3/orders":      listOf(orders...),
 	}[r.URL.Path]
 	if answer == "" {
 		say(w, 404, "")

@@ -112,7 +112,7 @@ func loginFailure(err error) error {
 		f.Reason, f.Unjudged = domain.ReasonInternal, true
 	case locked(r):
 		f.Reason = domain.ReasonAccountLocked
-	case r.status == http.StatusForbidden || r.says("action", "terms", "agb", "zustimm", "change", "aender", "änder"):
+	case demands(r):
 		f.Reason = domain.ReasonActionRequired
 	case r.status == http.StatusUnauthorized || r.says("invalid_grant"):
 		f.Reason = domain.ReasonCredentialsRefused

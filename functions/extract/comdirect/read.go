@@ -95,8 +95,16 @@ type page struct {
 		Index   *int `json:"index"`
 		Matches *int `json:"matches"`
 	}
+	first  int // asked for
 	count  int
 	digest [sha256.Size]byte
+}
+
+// misplaced says that the bank names another place than the one asked for.
+func (p *page) misplaced() bool { return p.paging.Index != nil && *p.paging.Index != p.first }
+
+func misplaced() error {
+	return misunderstood(errors.New("it gives another page than the one asked for"))
 }
 
 // each reads a list to its end. The bank must page as asked: an index of its own, a page twice, an end before the
@@ -114,8 +122,8 @@ func (r *reader) each(l list) error {
 			stated = *p.paging.Matches
 		}
 		switch {
-		case p.paging.Index != nil && *p.paging.Index != first:
-			return misunderstood(errors.New("it gives another page than the one asked for"))
+		case p.misplaced():
+			return misplaced()
 		case matches >= 0 && stated != matches:
 			f := misunderstood(errors.New("the list changed while it was read"))
 			f.Retry = true
@@ -137,7 +145,7 @@ func (r *reader) each(l list) error {
 // page reads one page, and repeats that while nothing of it was given on.
 func (r *reader) page(l *list, first int) (p page, err error) {
 	ask := func() error {
-		p = page{}
+		p = page{first: first}
 		resp, err := r.send(r.ctx, call{method: http.MethodGet, path: l.path, query: l.parameters(first), bearer: r.st.Access})
 		if err != nil {
 			return err
@@ -223,6 +231,8 @@ func (p *page) walk(dec *json.Decoder, l *list) error {
 			return misunderstood(err)
 		}
 		switch {
+		case key == "values" && p.misplaced():
+			return misplaced()
 		case key == "values":
 			found = true
 			err = p.values(dec, l)

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"sluis.internal/shared/domain"
+	"sluis.internal/shared/extraction"
 )
 
 // balance is an AccountBalance (clause 4.2.2).
@@ -99,14 +100,16 @@ func (b *balance) record() (*domain.Account, error) {
 	return a, nil
 }
 
+// depotSum is a DepotAggregation, as far as it is needed.
+type depotSum struct {
+	Value   *amountValue `json:"currentValue"`
+	Updated text         `json:"dateLastUpdate"`
+}
+
 // depotAccount is a depot with its value, which the bank states beside the positions (clause 5.1.2).
 func (r *reader) depotAccount(d depot) (*domain.Account, error) {
-	var sum struct {
-		Value   *amountValue `json:"currentValue"`
-		Updated text         `json:"dateLastUpdate"`
-	}
-	l := list{path: pathDepot + d.ID + "/positions", query: url.Values{"without-attr": {"positions"}}, aggregated: &sum}
-	if _, err := r.page(&l, 0); err != nil {
+	sum, err := r.depotSum(d)
+	if err != nil {
 		return nil, err
 	}
 	value, err := sum.Value.money()
@@ -119,6 +122,24 @@ func (r *reader) depotAccount(d depot) (*domain.Account, error) {
 		a.Currency = value.Currency
 	}
 	return a, nil
+}
+
+// depotSum asks for the sum without the positions. A bank that can list its depots but not this has stated no value:
+// the depot is not lost for that, and reading the positions will tell of the failure.
+func (r *reader) depotSum(d depot) (depotSum, error) {
+	var sum depotSum
+	l := list{path: pathDepot + d.ID + "/positions", query: url.Values{"without-attr": {"positions"}}, aggregated: &sum}
+	_, err := r.page(&l, 0)
+	var refused *refusal
+	var f *extraction.Failure
+	switch {
+	case r.ctx.Err() != nil:
+		return sum, err
+	case errors.As(err, &refused) && refused.status != http.StatusUnauthorized && refused.status != http.StatusTooManyRequests,
+		errors.As(err, &f) && (f.Reason == domain.ReasonBankAnswer || f.Reason == domain.ReasonBankUnavailable):
+		return depotSum{}, nil
+	}
+	return sum, err
 }
 
 func (r *reader) readCash(give give) error {
@@ -430,8 +451,13 @@ func (t *accountTransaction) record(account string, same repeats) (domain.Record
 		id = same.name(account, string(t.Booked), string(t.Valuta), string(amount.Value), amount.Unit, string(t.Type), t.Text)
 	}
 	lines := remittance(t.Text)
-	if name := or(or(t.Remitter.Name, t.Creditor.Name), or(t.Debtor.Name, t.Deptor.Name)); name != "" {
-		lines = append([]string{name}, lines...)
+	// Of the names only the other side's is kept: that of the investor says nothing.
+	other := or(t.Remitter.Name, or(t.Debtor.Name, t.Deptor.Name))
+	if net != nil && strings.HasPrefix(string(net.Value), "-") {
+		other = t.Creditor.Name
+	}
+	if other != "" {
+		lines = append([]string{other}, lines...)
 	}
 	out := &domain.Transaction{Provenance: domain.Provenance{SourceID: id, AsOf: string(booked)}, AccountID: account,
 		Subtype: string(t.Type), TradeDate: booked, SettleDate: settled, Pending: t.Status == "NOTBOOKED", Net: net,

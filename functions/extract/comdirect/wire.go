@@ -165,8 +165,7 @@ func unanswered(ctx context.Context, err error, r *reach) error {
 	if ctx.Err() != nil {
 		err = ctx.Err()
 	}
-	var u *url.Error
-	if errors.As(err, &u) {
+	for u := (*url.Error)(nil); errors.As(err, &u); {
 		err = u.Err
 	}
 	return &extraction.Failure{Reason: domain.ReasonBankUnavailable, Retry: true, Unjudged: r.unsent(),
@@ -256,7 +255,7 @@ func template(path string) string {
 
 func (v *visit) retryAfter(header string) time.Duration {
 	if n, err := strconv.Atoi(strings.TrimSpace(header)); err == nil && n >= 0 {
-		return min(time.Duration(n)*time.Second, 24*time.Hour)
+		return time.Duration(min(n, 24*60*60)) * time.Second
 	}
 	if at, err := http.ParseTime(header); err == nil {
 		return min(max(at.Sub(v.s.Env.Now().Time), 0), 24*time.Hour)
@@ -282,10 +281,17 @@ func failed(err error) error {
 		f.Reason, f.Retry = domain.ReasonBankUnavailable, true
 	case locked(r):
 		f.Reason = domain.ReasonAccountLocked
-	case r.status == http.StatusForbidden:
+	case demands(r):
 		f.Reason = domain.ReasonActionRequired
 	}
 	return f
+}
+
+// demands says that the bank wants something done on its own page first: conditions accepted, a PIN changed. Its
+// specification lists no codes, so these are words that such codes are made of.
+func demands(r *refusal) bool {
+	return r.status == http.StatusForbidden ||
+		r.says("action", "terms", "agb", "zustimm", "bedingung", "bestaetig", "change", "aender", "änder")
 }
 
 func locked(r *refusal) bool {
