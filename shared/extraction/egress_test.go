@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -109,120 +110,129 @@ func TestGatePassesWhatIsDeclared(t *testing.T) {
 	}
 }
 
+const accounts = "https://api.bank.example/base/accounts"
+
+// trick is a request that must not pass in its phase.
+type trick struct {
+	name  string
+	phase Phase
+	make  func(*testing.T) *http.Request
+}
+
+func get(address string) func(*testing.T) *http.Request { return with("GET", address, "") }
+
+func with(method, address, body string) func(*testing.T) *http.Request {
+	return func(t *testing.T) *http.Request { return request(t, method, address, body) }
+}
+
+func header(key, value string) func(*testing.T) *http.Request {
+	return bent(func(r *http.Request) { r.Header[key] = []string{value} })
+}
+
+func bent(bend func(*http.Request)) func(*testing.T) *http.Request {
+	return func(t *testing.T) *http.Request {
+		req := request(t, "GET", accounts, "")
+		bend(req)
+		return req
+	}
+}
+
+// methodTricks write, or leave the declared hosts.
+var methodTricks = []trick{
+	{"POST while reading", PhaseRead, with("POST", accounts, "x")},
+	{"POST that is declared for reading", PhaseRead, with("POST", "https://api.bank.example/base/orders", "x")},
+	{"POST that is declared for login, while reading", PhaseRead, with("POST", "https://api.bank.example/base/oauth/token", "x")},
+	{"PUT while reading", PhaseRead, with("PUT", accounts, "x")},
+	{"PATCH while reading", PhaseRead, with("PATCH", "https://api.bank.example/base/sessions/1", "x")},
+	{"DELETE while reading", PhaseRead, with("DELETE", accounts, "")},
+	{"revoke while reading", PhaseRead, with("DELETE", "https://api.bank.example/base/oauth/revoke", "")},
+	{"HEAD while reading", PhaseRead, with("HEAD", accounts, "")},
+	{"OPTIONS while reading", PhaseRead, with("OPTIONS", accounts, "")},
+	{"TRACE while reading", PhaseRead, with("TRACE", accounts, "")},
+	{"CONNECT while reading", PhaseRead, with("CONNECT", accounts, "")},
+	{"lower-case get", PhaseRead, with("get", accounts, "")},
+	{"lower-case post", PhaseRead, with("post", accounts, "x")},
+	{"method with a space", PhaseRead, bent(func(r *http.Request) { r.Method = "GET /x" })},
+	{"GET with a body", PhaseRead, with("GET", accounts, "x")},
+	{"reading during login", PhaseLogin, get(accounts)},
+	{"logging in at the end", PhaseEnd, with("POST", "https://api.bank.example/base/oauth/token", "x")},
+	{"revoking during login", PhaseLogin, with("DELETE", "https://api.bank.example/base/oauth/revoke", "")},
+	{"plain http", PhaseRead, get("http://api.bank.example/base/accounts")},
+	{"upper-case scheme", PhaseRead, bent(func(r *http.Request) { r.URL.Scheme = "HTTPS" })},
+	{"other host", PhaseRead, get("https://evil.example/base/accounts")},
+	{"host as suffix", PhaseRead, get("https://api.bank.example.evil.example/base/accounts")},
+	{"trailing dot", PhaseRead, get("https://api.bank.example./base/accounts")},
+	{"upper-case host", PhaseRead, get("https://API.bank.example/base/accounts")},
+	{"other port", PhaseRead, get("https://api.bank.example:444/base/accounts")},
+	{"port of another endpoint", PhaseRead, get("https://api.bank.example:8443/base/accounts")},
+	{"user information", PhaseRead, get("https://u:p@api.bank.example/base/accounts")},
+	{"host in user information", PhaseRead, get("https://api.bank.example@evil.example/base/accounts")},
+	{"fragment", PhaseRead, get(accounts + "#x")},
+	{"opaque", PhaseRead, bent(func(r *http.Request) { r.URL.Opaque = "//evil.example/orders" })},
+	{"Host overridden", PhaseRead, bent(func(r *http.Request) { r.Host = "evil.example" })},
+}
+
+// pathTricks leave the declared paths, or hide another request in one that looks declared.
+var pathTricks = []trick{
+	{"undeclared path", PhaseRead, get("https://api.bank.example/base/orders")},
+	{"base path left out", PhaseRead, get("https://api.bank.example/accounts")},
+	{"longer path", PhaseRead, get(accounts + "/A1/transactions/cancel")},
+	{"shorter path", PhaseRead, get(accounts + "/A1")},
+	{"trailing slash", PhaseRead, get(accounts + "/")},
+	{"empty segment", PhaseRead, get("https://api.bank.example/base//accounts")},
+	{"empty id", PhaseRead, get(accounts + "//transactions")},
+	{"dot segment", PhaseRead, get("https://api.bank.example/base/./accounts")},
+	{"dot-dot segment", PhaseRead, get("https://api.bank.example/base/x/../accounts")},
+	{"dot-dot as id", PhaseRead, get(accounts + "/../transactions")},
+	{"encoded slash in id", PhaseRead, get(accounts + "/A1%2Forders/transactions")},
+	{"encoded dots", PhaseRead, get(accounts + "/%2e%2e/transactions")},
+	{"encoded letter", PhaseRead, get("https://api.bank.example/base/%61ccounts")},
+	{"backslash in id", PhaseRead, get(accounts + `/A1\orders/transactions`)},
+	{"matrix parameter", PhaseRead, get(accounts + "/A1;x=1/transactions")},
+	{"space in id", PhaseRead, get(accounts + "/A%201/transactions")},
+	{"newline in id", PhaseRead, get(accounts + "/A%0A1/transactions")},
+	{"non-ASCII id", PhaseRead, get(accounts + "/ä/transactions")},
+	{"template name as id", PhaseRead, get(accounts + "/{id}/transactions")},
+	{"upper-case path", PhaseRead, get("https://api.bank.example/base/ACCOUNTS")},
+	{"raw path differs from path", PhaseRead, bent(func(r *http.Request) { r.URL.RawPath = "/base/orders" })},
+	{"relative path", PhaseRead, bent(func(r *http.Request) { r.URL.Path = "base/accounts" })},
+	{"no path", PhaseRead, get("https://api.bank.example")},
+	{"endless path", PhaseRead, get(accounts + "/" + strings.Repeat("a", 3000) + "/transactions")},
+	{"endless query", PhaseRead, get(accounts + "?x=" + strings.Repeat("a", 5000))},
+	{"malformed query", PhaseRead, get(accounts + "?a=1;_method=POST")},
+	{"method override in query", PhaseRead, get(accounts + "?_method=DELETE")},
+	{"method override in query, encoded", PhaseRead, get(accounts + "?%5Fmethod=DELETE")},
+	{"method override header name in query", PhaseRead, get(accounts + "?X-HTTP-Method-Override=PUT")},
+	{"method override header", PhaseRead, header("X-HTTP-Method-Override", "POST")},
+	{"method override header, canonical", PhaseRead, header("X-Http-Method-Override", "POST")},
+	{"method override header, lower case", PhaseRead, header("x-http-method-override", "POST")},
+	{"method override header, underscores", PhaseRead, header("X_HTTP_Method_Override", "POST")},
+	{"method override header, short", PhaseRead, header("X-Method-Override", "POST")},
+	{"method header", PhaseRead, header("X-HTTP-Method", "POST")},
+	{"original URL header", PhaseRead, header("X-Original-URL", "/orders")},
+	{"rewrite URL header", PhaseRead, header("X-Rewrite-Url", "/orders")},
+	{"forwarded host", PhaseRead, header("X-Forwarded-Host", "evil.example")},
+	{"forwarded", PhaseRead, header("Forwarded", "host=evil.example")},
+	{"host header", PhaseRead, header("Host", "evil.example")},
+	{"cookie", PhaseRead, header("Cookie", "a=b")},
+	{"upgrade", PhaseRead, header("Upgrade", "websocket")},
+	{"connection", PhaseRead, header("Connection", "upgrade")},
+	{"chunked by header", PhaseRead, header("Transfer-Encoding", "chunked")},
+	{"length by header", PhaseRead, header("Content-Length", "7")},
+	{"proxy authorisation", PhaseRead, header("Proxy-Authorization", "Basic x")},
+	{"transfer encoding", PhaseRead, bent(func(r *http.Request) { r.TransferEncoding = []string{"chunked"} })},
+	{"trailer", PhaseRead, bent(func(r *http.Request) { r.Trailer = http.Header{"X": nil} })},
+	{"body of unknown length", PhaseLogin, func(t *testing.T) *http.Request {
+		req := request(t, "POST", "https://api.bank.example/base/oauth/token", "")
+		req.Body, req.ContentLength = io.NopCloser(strings.NewReader("x")), -1
+		return req
+	}},
+	{"body over the limit", PhaseLogin, with("POST", "https://api.bank.example/base/oauth/token", strings.Repeat("x", MaxRequestBody+1))},
+}
+
 // TestGateRefuses holds every way to write that we can think of, and every way to leave the declared addresses.
 func TestGateRefuses(t *testing.T) {
-	const accounts = "https://api.bank.example/base/accounts"
-	get := func(address string) func(*testing.T) *http.Request {
-		return func(t *testing.T) *http.Request { return request(t, "GET", address, "") }
-	}
-	with := func(method, address, body string) func(*testing.T) *http.Request {
-		return func(t *testing.T) *http.Request { return request(t, method, address, body) }
-	}
-	header := func(key, value string) func(*testing.T) *http.Request {
-		return func(t *testing.T) *http.Request {
-			req := request(t, "GET", accounts, "")
-			req.Header[key] = []string{value}
-			return req
-		}
-	}
-	bent := func(bend func(*http.Request)) func(*testing.T) *http.Request {
-		return func(t *testing.T) *http.Request {
-			req := request(t, "GET", accounts, "")
-			bend(req)
-			return req
-		}
-	}
-	for _, c := range []struct {
-		name  string
-		phase Phase
-		make  func(*testing.T) *http.Request
-	}{
-		{"POST while reading", PhaseRead, with("POST", accounts, "x")},
-		{"POST that is declared for reading", PhaseRead, with("POST", "https://api.bank.example/base/orders", "x")},
-		{"POST that is declared for login, while reading", PhaseRead, with("POST", "https://api.bank.example/base/oauth/token", "x")},
-		{"PUT while reading", PhaseRead, with("PUT", accounts, "x")},
-		{"PATCH while reading", PhaseRead, with("PATCH", "https://api.bank.example/base/sessions/1", "x")},
-		{"DELETE while reading", PhaseRead, with("DELETE", accounts, "")},
-		{"revoke while reading", PhaseRead, with("DELETE", "https://api.bank.example/base/oauth/revoke", "")},
-		{"HEAD while reading", PhaseRead, with("HEAD", accounts, "")},
-		{"OPTIONS while reading", PhaseRead, with("OPTIONS", accounts, "")},
-		{"TRACE while reading", PhaseRead, with("TRACE", accounts, "")},
-		{"CONNECT while reading", PhaseRead, with("CONNECT", accounts, "")},
-		{"lower-case get", PhaseRead, with("get", accounts, "")},
-		{"lower-case post", PhaseRead, with("post", accounts, "x")},
-		{"method with a space", PhaseRead, bent(func(r *http.Request) { r.Method = "GET /x" })},
-		{"GET with a body", PhaseRead, with("GET", accounts, "x")},
-		{"reading during login", PhaseLogin, get(accounts)},
-		{"logging in at the end", PhaseEnd, with("POST", "https://api.bank.example/base/oauth/token", "x")},
-		{"revoking during login", PhaseLogin, with("DELETE", "https://api.bank.example/base/oauth/revoke", "")},
-		{"plain http", PhaseRead, get("http://api.bank.example/base/accounts")},
-		{"upper-case scheme", PhaseRead, bent(func(r *http.Request) { r.URL.Scheme = "HTTPS" })},
-		{"other host", PhaseRead, get("https://evil.example/base/accounts")},
-		{"host as suffix", PhaseRead, get("https://api.bank.example.evil.example/base/accounts")},
-		{"trailing dot", PhaseRead, get("https://api.bank.example./base/accounts")},
-		{"upper-case host", PhaseRead, get("https://API.bank.example/base/accounts")},
-		{"other port", PhaseRead, get("https://api.bank.example:444/base/accounts")},
-		{"port of another endpoint", PhaseRead, get("https://api.bank.example:8443/base/accounts")},
-		{"user information", PhaseRead, get("https://u:p@api.bank.example/base/accounts")},
-		{"host in user information", PhaseRead, get("https://api.bank.example@evil.example/base/accounts")},
-		{"fragment", PhaseRead, get(accounts + "#x")},
-		{"opaque", PhaseRead, bent(func(r *http.Request) { r.URL.Opaque = "//evil.example/orders" })},
-		{"Host overridden", PhaseRead, bent(func(r *http.Request) { r.Host = "evil.example" })},
-		{"undeclared path", PhaseRead, get("https://api.bank.example/base/orders")},
-		{"base path left out", PhaseRead, get("https://api.bank.example/accounts")},
-		{"longer path", PhaseRead, get(accounts + "/A1/transactions/cancel")},
-		{"shorter path", PhaseRead, get(accounts + "/A1")},
-		{"trailing slash", PhaseRead, get(accounts + "/")},
-		{"empty segment", PhaseRead, get("https://api.bank.example/base//accounts")},
-		{"empty id", PhaseRead, get(accounts + "//transactions")},
-		{"dot segment", PhaseRead, get("https://api.bank.example/base/./accounts")},
-		{"dot-dot segment", PhaseRead, get("https://api.bank.example/base/x/../accounts")},
-		{"dot-dot as id", PhaseRead, get(accounts + "/../transactions")},
-		{"encoded slash in id", PhaseRead, get(accounts + "/A1%2Forders/transactions")},
-		{"encoded dots", PhaseRead, get(accounts + "/%2e%2e/transactions")},
-		{"encoded letter", PhaseRead, get("https://api.bank.example/base/%61ccounts")},
-		{"backslash in id", PhaseRead, get(accounts + `/A1\orders/transactions`)},
-		{"matrix parameter", PhaseRead, get(accounts + "/A1;x=1/transactions")},
-		{"space in id", PhaseRead, get(accounts + "/A%201/transactions")},
-		{"newline in id", PhaseRead, get(accounts + "/A%0A1/transactions")},
-		{"non-ASCII id", PhaseRead, get(accounts + "/ä/transactions")},
-		{"template name as id", PhaseRead, get(accounts + "/{id}/transactions")},
-		{"upper-case path", PhaseRead, get("https://api.bank.example/base/ACCOUNTS")},
-		{"raw path differs from path", PhaseRead, bent(func(r *http.Request) { r.URL.RawPath = "/base/orders" })},
-		{"relative path", PhaseRead, bent(func(r *http.Request) { r.URL.Path = "base/accounts" })},
-		{"no path", PhaseRead, get("https://api.bank.example")},
-		{"endless path", PhaseRead, get(accounts + "/" + strings.Repeat("a", 3000) + "/transactions")},
-		{"endless query", PhaseRead, get(accounts + "?x=" + strings.Repeat("a", 5000))},
-		{"malformed query", PhaseRead, get(accounts + "?a=1;_method=POST")},
-		{"method override in query", PhaseRead, get(accounts + "?_method=DELETE")},
-		{"method override in query, encoded", PhaseRead, get(accounts + "?%5Fmethod=DELETE")},
-		{"method override header name in query", PhaseRead, get(accounts + "?X-HTTP-Method-Override=PUT")},
-		{"method override header", PhaseRead, header("X-HTTP-Method-Override", "POST")},
-		{"method override header, canonical", PhaseRead, header("X-Http-Method-Override", "POST")},
-		{"method override header, lower case", PhaseRead, header("x-http-method-override", "POST")},
-		{"method override header, underscores", PhaseRead, header("X_HTTP_Method_Override", "POST")},
-		{"method override header, short", PhaseRead, header("X-Method-Override", "POST")},
-		{"method header", PhaseRead, header("X-HTTP-Method", "POST")},
-		{"original URL header", PhaseRead, header("X-Original-URL", "/orders")},
-		{"rewrite URL header", PhaseRead, header("X-Rewrite-Url", "/orders")},
-		{"forwarded host", PhaseRead, header("X-Forwarded-Host", "evil.example")},
-		{"forwarded", PhaseRead, header("Forwarded", "host=evil.example")},
-		{"host header", PhaseRead, header("Host", "evil.example")},
-		{"cookie", PhaseRead, header("Cookie", "a=b")},
-		{"upgrade", PhaseRead, header("Upgrade", "websocket")},
-		{"connection", PhaseRead, header("Connection", "upgrade")},
-		{"chunked by header", PhaseRead, header("Transfer-Encoding", "chunked")},
-		{"length by header", PhaseRead, header("Content-Length", "7")},
-		{"proxy authorisation", PhaseRead, header("Proxy-Authorization", "Basic x")},
-		{"transfer encoding", PhaseRead, bent(func(r *http.Request) { r.TransferEncoding = []string{"chunked"} })},
-		{"trailer", PhaseRead, bent(func(r *http.Request) { r.Trailer = http.Header{"X": nil} })},
-		{"body of unknown length", PhaseLogin, func(t *testing.T) *http.Request {
-			req := request(t, "POST", "https://api.bank.example/base/oauth/token", "")
-			req.Body, req.ContentLength = io.NopCloser(strings.NewReader("x")), -1
-			return req
-		}},
-		{"body over the limit", PhaseLogin, with("POST", "https://api.bank.example/base/oauth/token", strings.Repeat("x", MaxRequestBody+1))},
-	} {
+	for _, c := range slices.Concat(methodTricks, pathTricks) {
 		t.Run(c.name, func(t *testing.T) {
 			w, r := &wire{}, &refusals{}
 			g := Guard(testBank, testRequests, w, r.note)
