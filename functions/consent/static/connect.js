@@ -44,7 +44,7 @@ async function sealed() {
 	const key = await call("GET", "/seal/key");
 	const payload = Object.fromEntries(fields.map((input) => [input.dataset.field, input.value]));
 	try {
-		return await seal(key.jwk, { typ: "sluis-credential+jwe", sub: key.sub, now: key.now }, payload);
+		return await seal(key.jwk, { typ: "sluis-credential+jwe", sub: key.sub, now: key.now * 1000 }, payload);
 	} finally {
 		for (const name of Object.keys(payload)) payload[name] = "";
 	}
@@ -60,6 +60,7 @@ async function attempt(region, first, act) {
 		say(word("js.sent"));
 		go("/sca");
 	} catch (failure) {
+		if (failure.code === "session_running") return go("/sca");
 		busy(region, false);
 		say(explain(failure), true);
 		focus(status);

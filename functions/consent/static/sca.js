@@ -82,8 +82,8 @@ function drawChallenge(challenge) {
 		text(stage + "-bank", challenge.text ? word("sca.bank") + " " + challenge.text : "");
 		picture(at(stage + "-image"), challenge.image_url);
 	}
-	text("tan-label", challenge.digits ? word("sca.code.digits", { count: challenge.digits }) : word("sca.code.label"));
-	at("tan").maxLength = challenge.digits || 40;
+	text("tan-label", challenge.digits ? word("sca.code.digits", { digits: challenge.digits }) : word("sca.code.label"));
+	at("tan").maxLength = (challenge.digits || 20) * 2; // room for spaces, as banks print codes in groups
 	at("tan").inputMode = challenge.digits ? "numeric" : "text";
 	at("confirm").disabled = working || over;
 	drawFault(challenge, over);
@@ -173,7 +173,7 @@ function finish(text, kind) {
 
 async function sealCode(code) {
 	const key = await call("GET", "/seal/key");
-	return seal(key.jwk, { typ: "sluis-code+jwe", sub: state.challenge.id, now: key.now }, code);
+	return seal(key.jwk, { typ: "sluis-code+jwe", sub: state.challenge.id, now: key.now * 1000 }, code);
 }
 
 function confirm() {
