@@ -48,11 +48,7 @@ func (s *Service) Deliver(ctx context.Context, e domain.Event) error {
 	if err != nil {
 		return err
 	}
-	defer func() {
-		for _, secret := range m.Secrets {
-			secret.Wipe()
-		}
-	}()
+	defer wipe(m.Secrets)
 	result, err := s.Sender.Send(ctx, m)
 	if err != nil {
 		return err
@@ -103,11 +99,18 @@ func (s *Service) message(t *trip) (webhook.Message, error) {
 	for _, closed := range sealed {
 		secret, err := envelope.Open(s.Open, envelope.WebhookLabel(&t.endpoint), closed)
 		if err != nil {
+			wipe(m.Secrets)
 			return webhook.Message{}, fmt.Errorf("opening webhook secret: %w", err)
 		}
 		m.Secrets = append(m.Secrets, secret)
 	}
 	return m, nil
+}
+
+func wipe(secrets []domain.Secret) {
+	for _, secret := range secrets {
+		secret.Wipe()
+	}
 }
 
 // conclude notes within tx how the attempt went.
