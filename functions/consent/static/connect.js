@@ -44,7 +44,7 @@ async function sealed() {
 	const key = await call("GET", "/seal/key");
 	const payload = Object.fromEntries(fields.map((input) => [input.dataset.field, input.value]));
 	try {
-		return await seal(key.jwk, { typ: "sluis-credential+jwe", sub: key.sub, now: key.now * 1000 }, payload);
+		return await seal(key.jwk, { typ: "sluis-credential+jwe", sub: key.sub, now: key.now }, payload);
 	} finally {
 		for (const name of Object.keys(payload)) payload[name] = "";
 	}

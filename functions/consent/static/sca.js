@@ -173,7 +173,7 @@ function finish(text, kind) {
 
 async function sealCode(code) {
 	const key = await call("GET", "/seal/key");
-	return seal(key.jwk, { typ: "sluis-code+jwe", sub: state.challenge.id, now: key.now * 1000 }, code);
+	return seal(key.jwk, { typ: "sluis-code+jwe", sub: state.challenge.id, now: key.now }, code);
 }
 
 function confirm() {
