@@ -129,7 +129,7 @@ func (s *Service) queue(tx domain.Tx, consent *domain.Consent, r *reading, id do
 		a.Details["session"], a.Details["repeated"] = string(r.session.ID), "true"
 		return refreshView{SessionID: r.session.ID, State: r.session.State}, nil
 	}
-	if err := r.allowed(consent, now); err != nil {
+	if err := r.allowed(consent, s.interval(), now); err != nil {
 		return refreshView{}, err
 	}
 	session := &domain.Session{ID: id, ClientID: consent.ClientID, ConsentID: consent.ID, ConnectionID: r.connection.ID,
@@ -150,7 +150,7 @@ func (r *reading) live(now domain.Time) bool {
 }
 
 // allowed says whether a new session may begin on the client's word.
-func (r *reading) allowed(consent *domain.Consent, now domain.Time) error {
+func (r *reading) allowed(consent *domain.Consent, interval time.Duration, now domain.Time) error {
 	conn := r.connection
 	switch {
 	case conn.State == domain.ConnectionPending || conn.State == domain.ConnectionRemoved:
@@ -165,9 +165,9 @@ func (r *reading) allowed(consent *domain.Consent, now domain.Time) error {
 		return errNoCredential
 	}
 	failed := r.session != nil && r.session.State != domain.SessionComplete
-	if wait := conn.LastRefreshedAt.Add(s.interval()).Sub(now); !failed && !conn.LastRefreshedAt.IsZero() && wait > 0 {
+	if wait := conn.LastRefreshedAt.Add(interval).Sub(now); !failed && !conn.LastRefreshedAt.IsZero() && wait > 0 {
 		return &domain.Error{Kind: domain.RateLimited, Code: "refreshed_just_now", RetryAfter: wait,
-			Message: "this connection was read less than a minute ago; wait as Retry-After says"}
+			Message: "this connection was read just now; wait as Retry-After says"}
 	}
 	return nil
 }
