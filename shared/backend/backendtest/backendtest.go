@@ -229,5 +229,3 @@ func (f *faults) ask(point string) error {
 		return nil
 	}
 }
-
-func asError(err error, e **domain.Error) bool { return errors.As(err, e) }

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -36,6 +37,7 @@ var notes = sql.Options{Indexes: []domain.Index{{Name: "notes_by_tag", Of: "note
 
 func openFile(t testing.TB, path string, o sql.Options) *sql.Backend {
 	t.Helper()
+	o.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
 	b, err := sql.Open(context.Background(), "sqlite:"+path, o)
 	if err != nil {
 		t.Fatal(err)
@@ -167,6 +169,52 @@ func TestPlans(t *testing.T) {
 	}
 }
 
+// TestStaleIndexes opens a file with other indexes: the old ones are gone, and cost nothing any more.
+func TestStaleIndexes(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.db")
+	if err := openFile(t, path, notes).Close(); err != nil {
+		t.Fatal(err)
+	}
+	openFile(t, path, sql.Options{Indexes: []domain.Index{{Name: "other", Of: "note", Equal: []string{"n"}, Order: "asc"}}})
+	const ours = "SELECT COUNT(*) FROM sqlite_master WHERE type = 'index' AND name LIKE 'ix!_%' ESCAPE '!' AND name "
+	if old, now := scalar(t, path, ours+"LIKE '%notes%'"), scalar(t, path, ours+"LIKE '%other%'"); old != 0 || now != 1 {
+		t.Errorf("%d old indexes and %d new ones, want 0 and 1", old, now)
+	}
+}
+
+func TestPageFitsInMemory(t *testing.T) {
+	b := openFile(t, filepath.Join(t.TempDir(), "a.db"), notes)
+	for n := range 12 {
+		commit(t, b, func(tx domain.Tx) error {
+			return tx.Put(&note{ID: fmt.Sprint(n), Tag: "large", Text: strings.Repeat("x", 1<<20-100)})
+		})
+	}
+	page, err := b.List(context.Background(), domain.Query{Index: "notes_by_tag", Match: []string{"large"}, Limit: 1000})
+	if err != nil || len(page.Documents) != 8 || page.Next == "" {
+		t.Errorf("%d documents of a mebibyte in a page, next %q, %v; want 8 and more to come", len(page.Documents), page.Next, err)
+	}
+}
+
+func TestCloseEndsRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := openFile(t, filepath.Join(t.TempDir(), "a.db"), notes)
+		done := make(chan error)
+		go func() { done <- b.Run(context.Background(), nil) }()
+		synctest.Wait()
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+		select {
+		case err := <-done:
+			if !errors.Is(err, sql.ErrClosed) {
+				t.Errorf("got %v, want ErrClosed", err)
+			}
+		case <-time.After(time.Minute):
+			t.Error("Run goes on")
+		}
+	})
+}
+
 // TestErasure looks for the bytes of deleted and replaced documents, and of their index entries, in every file.
 func TestErasure(t *testing.T) {
 	const marker = "jN4bWq8RzT"
@@ -289,33 +337,55 @@ func TestPending(t *testing.T) {
 	})
 }
 
-// TestLostLease plays a machine that sleeps: another worker gets the event, and the first handler is told.
+// TestLostLease plays a machine that sleeps: another worker gets the event. The first handler is told, and whether it
+// heard it or was quicker, it must not acknowledge what is another worker's now.
 func TestLostLease(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		path := filepath.Join(t.TempDir(), "a.db")
-		b := openFile(t, path, notes)
-		told := make(chan struct{})
-		ctx, cancel := context.WithCancel(context.Background())
-		done := make(chan error)
-		go func() {
-			done <- b.Run(ctx, map[domain.Topic]domain.Handler{"t": func(ctx context.Context, _ domain.Event) error {
-				<-ctx.Done()
-				close(told)
-				return nil // too late: it must not acknowledge what is another worker's now
-			}})
-		}()
-		commit(t, b, func(tx domain.Tx) error { return tx.Emit(domain.Event{Topic: "t", Subject: "a"}) })
-		time.Sleep(time.Second)
-		execute(t, path, "UPDATE outbox SET owner = 'another'")
-		<-told
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
+	for _, told := range []bool{true, false} {
+		t.Run(fmt.Sprintf("told=%v", told), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { loseLease(t, told) })
+		})
+	}
+}
+
+func loseLease(t *testing.T, told bool) {
+	path := filepath.Join(t.TempDir(), "a.db")
+	b := openFile(t, path, notes)
+	finish, finished := make(chan struct{}), make(chan error, 1)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() {
+		done <- b.Run(ctx, map[domain.Topic]domain.Handler{"t": func(ctx context.Context, _ domain.Event) error {
+			select {
+			case <-ctx.Done():
+			case <-finish:
+			}
+			finished <- ctx.Err()
+			return nil
+		}})
+	}()
+	commit(t, b, func(tx domain.Tx) error { return tx.Emit(domain.Event{Topic: "t", Subject: "a"}) })
+	time.Sleep(time.Second)
+	execute(t, path, fmt.Sprintf("UPDATE outbox SET owner = 'another', due = %d", time.Now().Add(time.Hour).UnixMilli()))
+	if !told {
+		close(finish)
+	}
+	time.Sleep(3 * time.Second)
+	select {
+	case err := <-finished:
+		if (err != nil) != told {
+			t.Errorf("the handler's context says %v", err)
 		}
-		if left, err := b.Pending(context.Background()); err != nil || len(left) != 1 || left[0].Count != 1 {
-			t.Errorf("pending: %v, %v, want the other worker's event", left, err)
-		}
-	})
+	default:
+		close(finish)
+		t.Error("nobody told the handler")
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if left, err := b.Pending(context.Background()); err != nil || len(left) != 1 || left[0].State != "leased" {
+		t.Errorf("pending: %v, %v, want the other worker's event", left, err)
+	}
 }
 
 // TestCrashLoop gives up an event over which processes die, but late.
@@ -327,7 +397,8 @@ func TestCrashLoop(t *testing.T) {
 		for attempts, want := range map[int]int{19: 0, 20: 1} { // 20 is allowed, the next is too many
 			execute(t, path, fmt.Sprintf("UPDATE outbox SET attempts = %d, failures = 0, due = 0, dead = NULL", attempts))
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second/2)
-			if err := b.Run(ctx, map[domain.Topic]domain.Handler{"t": func(context.Context, domain.Event) error { return errors.New("no") }}); err != nil {
+			failing := func(context.Context, domain.Event) error { return errors.New("no") }
+			if err := b.Run(ctx, map[domain.Topic]domain.Handler{"t": failing}); err != nil {
 				t.Error(err)
 			}
 			cancel()
