@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
@@ -184,8 +185,7 @@ type message struct {
 }
 
 func newInbox(l net.Listener) *inbox {
-	in := &inbox{listener: l, messages: map[string]message{}, changed: make(chan struct{})}
-	return in
+	return &inbox{listener: l, messages: map[string]message{}, changed: make(chan struct{})}
 }
 
 func (in *inbox) url() string { return "http://" + in.listener.Addr().String() + "/webhooks" }
@@ -241,8 +241,13 @@ func (in *inbox) of(connection string) []string {
 	return types
 }
 
+// webhookTime bounds the wait for webhooks.
+const webhookTime = 30 * time.Second
+
 // until waits for a condition that an arriving webhook may fulfil.
 func (in *inbox) until(ctx context.Context, fulfilled func() (bool, error)) error {
+	ctx, done := context.WithTimeout(ctx, webhookTime)
+	defer done()
 	for {
 		in.mu.Lock()
 		changed := in.changed

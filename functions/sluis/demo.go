@@ -53,11 +53,11 @@ func (d demoCommand) Run(ctx context.Context, o *options) (err error) {
 
 // stage is a running home with a client of its own, for journeys to be played on.
 type stage struct {
-	home  *home
-	inbox *inbox
-	token string
-	stop  context.CancelFunc
-	done  chan error
+	home   *home
+	inbox  *inbox
+	token  string
+	cancel context.CancelFunc
+	done   chan error
 }
 
 // openStage starts a home on free ports, adds a client, and has its webhooks sent to an inbox.
@@ -66,24 +66,39 @@ func openStage(ctx context.Context, o *options) (*stage, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &stage{inbox: newInbox(l), done: make(chan error, 1)}
-	receiver, err := netip.ParseAddrPort(l.Addr().String())
+	s := &stage{inbox: newInbox(l)}
+	go func() { _ = s.inbox.serve() }() // ends with its listener
+	if err := s.start(ctx, o); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	if err := s.client(ctx); err != nil {
+		return nil, errors.Join(err, s.close())
+	}
+	return s, nil
+}
+
+// start runs a home on o's data until stop or close.
+func (s *stage) start(ctx context.Context, o *options) error {
+	receiver, err := netip.ParseAddrPort(s.inbox.listener.Addr().String())
 	if err != nil {
-		return nil, err
+		return err
 	}
 	free := "127.0.0.1:0"
 	s.home, err = openHome(ctx, o, settings{API: free, Pages: free, Bank: free, Webhooks: []netip.AddrPort{receiver},
 		PerMinute: 100_000, Interval: time.Millisecond, BankOptions: bank.Options{Slow: 200 * time.Millisecond, RetryAfter: time.Second}})
 	if err != nil {
-		return nil, errors.Join(err, l.Close())
+		return err
 	}
-	go func() { _ = s.inbox.serve() }() // ends with its listener
-	ctx, s.stop = context.WithCancel(ctx)
+	ctx, s.cancel = context.WithCancel(ctx)
+	s.done = make(chan error, 1)
 	go func() { s.done <- s.home.run(ctx) }()
-	if err := s.client(ctx); err != nil {
-		return nil, errors.Join(err, s.close())
-	}
-	return s, nil
+	return nil
+}
+
+// stop ends the home as an interrupted process does; start may follow.
+func (s *stage) stop() error {
+	s.cancel()
+	return errors.Join(<-s.done, s.home.close())
 }
 
 // client adds the client whose journeys these are, and its endpoint.
@@ -116,10 +131,7 @@ func (s *stage) player(name string) *player {
 		investor: &investor{pages: s.home.pagesURL(), http: stay, custodian: "sandbox-comdirect"}}
 }
 
-func (s *stage) close() error {
-	s.stop()
-	return errors.Join(<-s.done, s.home.close(), s.inbox.listener.Close())
-}
+func (s *stage) close() error { return errors.Join(s.stop(), s.inbox.listener.Close()) }
 
 // line is one step as --json prints it.
 type line struct {
