@@ -107,6 +107,12 @@ func TestDeliverOnce(t *testing.T) {
 		if body.Data.ID != n.ID || body.Data.Sequence != 1 || body.Data.ConnectionID != n.ConnectionID || b.sent[0].id != n.ID {
 			t.Errorf("sent %+v", b.sent[0])
 		}
+		if err := b.handle(domain.Event{Topic: domain.TopicNotice, Subject: n.Key()}); err != nil { // the notice's event comes again, late
+			t.Fatal(err)
+		}
+		if b.run(time.Hour); len(b.sent) != 1 || b.delivery(n, ep).State != domain.DeliveryDelivered {
+			t.Errorf("told again: %d attempts", len(b.sent))
+		}
 		entry := b.entriesOf("webhook.sent")[0]
 		if entry.Subject != d.Key() || entry.Data.Outcome != domain.OutcomeAllowed || entry.Data.Details["status"] != "200" || entry.Data.ConsentID != n.ConsentID {
 			t.Errorf("entry: %+v", entry)

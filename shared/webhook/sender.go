@@ -47,6 +47,7 @@ type Options struct {
 type Sender struct {
 	env    domain.Env
 	rules  Rules
+	dialer *net.Dialer
 	client *http.Client
 }
 
@@ -61,7 +62,8 @@ func NewSender(e domain.Env, o Options) *Sender {
 		TLSHandshakeTimeout: connectTimeout, MaxResponseHeaderBytes: maxHeaders, DisableCompression: true,
 		MaxIdleConns: 100, MaxIdleConnsPerHost: 2, MaxConnsPerHost: 16, IdleConnTimeout: 90 * time.Second}
 	refuse := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	return &Sender{env: e, rules: o.Rules, client: &http.Client{Transport: transport, CheckRedirect: refuse, Timeout: wholeTimeout}}
+	client := &http.Client{Transport: transport, CheckRedirect: refuse, Timeout: wholeTimeout}
+	return &Sender{env: e, rules: o.Rules, dialer: dialer, client: client}
 }
 
 // Message is one webhook to send. Several secrets sign during a rotation.
@@ -154,7 +156,7 @@ func classify(err error, handshake bool) string {
 		return FailureAddress
 	case errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout():
 		return FailureTimeout
-	case handshake || errors.Is(err, http.ErrSchemeMismatch):
+	case handshake:
 		return FailureTLS
 	}
 	return FailureConnection

@@ -207,8 +207,7 @@ func TestSendClassifiesFailures(t *testing.T) {
 		return NewSender(domain.Env{}, Options{Rules: Rules{Allow: a}})
 	}
 	named := allow()
-	named.client.Transport.(*http.Transport).DialContext = (&net.Dialer{Control: Rules{}.control,
-		Resolver: resolving(netip.MustParseAddr("127.0.0.1"))}).DialContext
+	named.dialer.Resolver = resolving(netip.MustParseAddr("127.0.0.1"))
 	for name, c := range map[string]struct {
 		sender *Sender
 		url    string
