@@ -84,6 +84,7 @@ type Bank struct {
 	mux  *http.ServeMux
 
 	mu       sync.Mutex // guards what follows
+	hook     func(login, method, path string)
 	memory   memory
 	seen     map[string]int // requests by session and kind
 	failures []*failure
@@ -93,7 +94,7 @@ type Bank struct {
 // New makes a bank. It takes up what the state file holds; a file that cannot be read is reported and begun anew.
 func New(o Options) *Bank {
 	b := &Bank{opts: o.withDefaults(), mux: http.NewServeMux(), seen: map[string]int{}}
-	b.memory = b.recall()
+	b.memory, b.hook = b.recall(), b.opts.OnRequest
 	for _, rt := range routes {
 		b.mux.Handle(rt.method+" "+rt.path, b.handle(rt))
 	}
@@ -183,7 +184,7 @@ func (b *Bank) handle(rt route) http.HandlerFunc {
 		out := &recorder{ResponseWriter: w}
 		c := b.identify(rt, r)
 		defer func() { b.note(c.number(), r.Method, rt.path, out.status) }()
-		b.opts.OnRequest(c.number(), r.Method, rt.path)
+		b.watched()(c.number(), r.Method, rt.path)
 		b.attempt(c)
 		if status := b.failing(c.number(), rt.path); status != 0 {
 			b.fail(out, status)
@@ -248,6 +249,19 @@ func knownRequestInfo(header string) bool {
 	id := info.ClientRequestID
 	return id.SessionID != "" && len(id.SessionID) <= 32 && len(id.RequestID) == 9 &&
 		strings.Trim(id.RequestID, "0123456789") == ""
+}
+
+// Hook replaces Options.OnRequest.
+func (b *Bank) Hook(f func(login, method, path string)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.hook = f
+}
+
+func (b *Bank) watched() func(login, method, path string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.hook
 }
 
 // attempt counts a login, whatever becomes of it.

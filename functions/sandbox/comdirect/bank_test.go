@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -99,6 +100,9 @@ func (r reply) decode(t *testing.T, v any) {
 
 // code is the code of a refusal.
 func (r reply) code() string {
+	if r.status < 400 {
+		return ""
+	}
 	var v struct {
 		Code  string
 		Error string
@@ -575,15 +579,8 @@ func TestControl(t *testing.T) {
 // TestHooks checks OnRequest, FailNext and the request log.
 func TestHooks(t *testing.T) {
 	const positions = "/api/brokerage/v3/depots/{depotId}/positions"
-	var s *stand
-	var end bool
-	s = openBank(t, func(o *Options) {
-		o.OnRequest = func(login, method, path string) {
-			if end && path == positions {
-				s.EndSessions(login)
-			}
-		}
-	})
+	var seen atomic.Int64
+	s := openBank(t, func(o *Options) { o.OnRequest = func(string, string, string) { seen.Add(1) } })
 	v := s.enter(t, "20000005")
 	d := v.depots()[0].DepotID
 	s.FailNext("20000005", positions, http.StatusServiceUnavailable, 2)
@@ -591,8 +588,15 @@ func TestHooks(t *testing.T) {
 	want(t, s.get(t, v.tk.Access, path), http.StatusServiceUnavailable, "internal")
 	want(t, s.get(t, v.tk.Access, path), http.StatusServiceUnavailable, "internal")
 	want(t, s.get(t, v.tk.Access, path), http.StatusOK, "")
-	end = true
+	s.Hook(func(login, method, path string) {
+		if path == positions {
+			s.EndSessions(login)
+		}
+	})
 	want(t, s.get(t, v.tk.Access, path), http.StatusUnauthorized, "invalid_token")
+	if n := int(seen.Load()); n != len(s.Requests())-1 {
+		t.Errorf("the first hook saw %d of %d requests, want all but the last", n, len(s.Requests()))
+	}
 	want(t, s.signIn(t, "pin-in-the-wrong-field", "secret-pin"), http.StatusBadRequest, "invalid_grant")
 	requests := s.Requests()
 	for _, r := range requests[:len(requests)-1] {
@@ -643,6 +647,25 @@ func TestDamagedState(t *testing.T) {
 		writeFile(t, file, content)
 		s := openBank(t, func(o *Options) { o.StateFile = file })
 		s.enter(t, "20000001")
+	}
+}
+
+// TestDeterminism checks that two banks with the same clock and randomness say the same.
+func TestDeterminism(t *testing.T) {
+	var answers [2]string
+	for i := range answers {
+		s := openBank(t, func(o *Options) { o.Key = []byte("key of a test") })
+		v := s.arrive(t, "20000001")
+		answers[i] = v.session + v.tk.Access + string(v.validate("").body) + v.once.Challenge
+		want(t, v.activate(Codes[PhotoTAN]), http.StatusOK, "")
+		v.tk = v.secondary().tokens(t)
+		d := v.depots()[0].DepotID
+		for _, part := range []string{"positions?with-attr=instrument", "transactions"} {
+			answers[i] += string(s.get(t, v.tk.Access, "/api/brokerage/v3/depots/"+d+"/"+part).body)
+		}
+	}
+	if answers[0] != answers[1] {
+		t.Error("two banks differ")
 	}
 }
 

@@ -173,7 +173,8 @@ func (b *Bank) transactions(w http.ResponseWriter, r *http.Request, c caller) {
 	}
 	matches, rows := pick(wanted, p)
 	latest := bk.wireTransaction(a, min(a.pending, a.transactions-1))
-	aggregate := wireTransactionAggregate{AccountID: a.id, LatestBookingDate: latest.BookingDate, LatestReference: &latest.Reference}
+	aggregate := wireTransactionAggregate{AccountID: a.id, LatestBookingDate: latest.BookingDate,
+		LatestReference: &latest.Reference}
 	if attributes(q, "with-attr", "account") {
 		aggregate.Account = bk.wireAccount(a)
 	}
@@ -198,7 +199,8 @@ func (bk *book) filter(w http.ResponseWriter, a *account, q url.Values, p page) 
 		refused = "max-bookingDate"
 	}
 	if refused != "" {
-		refuse(w, http.StatusUnprocessableEntity, CodeQuery, "requestparameter.invalid", "Ein Parameter ist ungültig.", refused)
+		refuse(w, http.StatusUnprocessableEntity, CodeQuery, "requestparameter.invalid",
+			"Ein Parameter ist ungültig.", refused)
 		return choice{}, false
 	}
 	wanted := between(a.transactions, low, high, func(i int) string { return a.movement(bk.day, i).day.Format(dateLayout) })

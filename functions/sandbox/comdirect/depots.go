@@ -141,7 +141,8 @@ func (bk *book) tradeFilter(w http.ResponseWriter, d *depot, q url.Values) (choi
 	low, lowOK := bk.since(q.Get("min-bookingDate"), "-180d")
 	high, highOK := bk.since(q.Get("max-bookingDate"), "-0d")
 	if !lowOK || !highOK {
-		refuse(w, http.StatusUnprocessableEntity, CodeQuery, "requestparameter.invalid", "Ein Datum ist ungültig.", "min-bookingDate")
+		refuse(w, http.StatusUnprocessableEntity, CodeQuery, "requestparameter.invalid",
+			"Ein Datum ist ungültig.", "min-bookingDate")
 		return choice{}, false
 	}
 	wanted := between(d.trades, low.Format(dateLayout), high.Format(dateLayout), func(i int) string {
@@ -178,8 +179,8 @@ func (bk *book) wireTrade(d *depot, i int, instrument bool) wireTrade {
 	t := d.trade(bk.day, i)
 	day := t.day.Format(dateLayout)
 	h := holding{of: t.of, quantity: t.quantity}
-	wt := wireTrade{TransactionID: d.tradeID(t.seq), BookingStatus: "NOTBOOKED", BusinessDate: day, Quantity: t.of.amount(t.quantity),
-		InstrumentID: t.of.id(), Value: euro(h.value(t.price)), Direction: t.direction, Type: t.kind}
+	wt := wireTrade{TransactionID: d.tradeID(t.seq), BookingStatus: "NOTBOOKED", BusinessDate: day,
+		Quantity: t.of.amount(t.quantity), InstrumentID: t.of.id(), Value: euro(h.value(t.price)), Direction: t.direction, Type: t.kind}
 	if t.booked {
 		settled := berlin(t.day.AddDate(0, 0, 2), dateTimeLayout)
 		wt.BookingStatus, wt.BookingDate, wt.Settlement = "BOOKED", &day, &settled

@@ -91,6 +91,12 @@ const (
 // Logins returns the table, in the order in which it is best shown.
 func Logins() []Login { return slices.Clone(logins) }
 
+// Unattended says whether a refresh passes without the investor: no TAN is asked at all.
+func (l Login) Unattended() bool { return l.exempt }
+
+// Manual says whether the push waits for Bank.Approve or Bank.Reject.
+func (l Login) Manual() bool { return l.push == pushManual }
+
 // Find returns the login with that number.
 func Find(number string) (Login, bool) {
 	l := find(number)
@@ -186,8 +192,8 @@ var dataLogins = []Login{
 		Note: "Prices, quantities and the number of positions differ at every session."},
 	{Number: "20000044", PIN: PIN, Name: "data that stays", play: play{exempt: true},
 		Note: "The same data at every session of a day."},
-	{Number: "20000045", PIN: PIN, Name: "several currencies", Methods: []string{PhotoTAN}, Answers: []string{Codes[PhotoTAN]},
-		play: play{assortment: assortmentCurrencies},
+	{Number: "20000045", PIN: PIN, Name: "several currencies", Methods: []string{PhotoTAN},
+		Answers: []string{Codes[PhotoTAN]}, play: play{assortment: assortmentCurrencies},
 		Note: "Dollar, franc and sterling accounts and securities; one ISIN is held in two currencies."},
 	{Number: "20000046", PIN: PIN, Name: "bonds", Methods: []string{PushTAN}, play: play{assortment: assortmentBonds},
 		Note: "Bonds whose prices are in per cent of face."},

@@ -129,6 +129,9 @@ func (b *Bank) write() error {
 	if err != nil {
 		return fmt.Errorf("marshalling state: %w", err)
 	}
+	if err := os.MkdirAll(filepath.Dir(b.opts.StateFile), 0o700); err != nil {
+		return fmt.Errorf("making the state file's directory: %w", err)
+	}
 	file, err := os.CreateTemp(filepath.Dir(b.opts.StateFile), filepath.Base(b.opts.StateFile)+".*") // mode 0600
 	if err != nil {
 		return fmt.Errorf("creating state file: %w", err)

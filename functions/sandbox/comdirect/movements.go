@@ -164,11 +164,10 @@ func berlin(t time.Time, layout string) string {
 		end := time.Date(t.Year(), m, 31, 1, 0, 0, 0, time.UTC)
 		return end.AddDate(0, 0, -int(end.Weekday()))
 	}
-	hours := 1
 	if !t.Before(lastSunday(time.March)) && t.Before(lastSunday(time.October)) {
-		hours = 2
+		return t.Add(2*time.Hour).Format(layout) + "+02"
 	}
-	return t.Add(time.Duration(hours)*time.Hour).Format(layout) + fmt.Sprintf("+%02d", hours)
+	return t.Add(time.Hour).Format(layout) + "+01"
 }
 
 const (
@@ -176,7 +175,7 @@ const (
 	dateTimeLayout = "2006-01-02T15:04:05"
 )
 
-// closing is the end of trading on the last working day before today.
+// closing is the end of trading, 17:35 in Germany, on the last working day before today, or further back.
 func closing(today time.Time, back int) string {
 	day := today
 	for range back {
@@ -185,5 +184,6 @@ func closing(today time.Time, back int) string {
 			day = day.AddDate(0, 0, -1)
 		}
 	}
-	return berlin(day.Add(15*time.Hour+35*time.Minute), dateTimeLayout)
+	noon := berlin(day.Add(12*time.Hour), dateTimeLayout)
+	return noon[:len("2006-01-02T")] + "17:35:00" + noon[len(dateTimeLayout):]
 }

@@ -116,7 +116,8 @@ func (b *Bank) issue(w http.ResponseWriter, id string, s *session, full bool) {
 	now := b.opts.Env.Now()
 	s.Generation++
 	s.Until = now.Add(refreshLife)
-	g := grant{Use: useAccess, Login: s.Login, Session: id, Full: full, Generation: s.Generation, Expires: now.Add(accessLife)}
+	g := grant{Use: useAccess, Login: s.Login, Session: id, Full: full, Generation: s.Generation,
+		Expires: now.Add(accessLife)}
 	access := b.sign(g)
 	g.Use, g.Expires = useRefresh, s.Until
 	scope := "TWO_FACTOR"

@@ -87,7 +87,8 @@ func (s *Server) CertPEM() []byte {
 
 // Client returns a client that trusts this bank and nobody else.
 func (s *Server) Client() *http.Client {
-	return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.CA(), MinVersion: tls.VersionTLS12}}}
+	config := &tls.Config{RootCAs: s.CA(), MinVersion: tls.VersionTLS12}
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: config}}
 }
 
 // Close stops listening and waits for open requests until ctx ends; then it breaks them off.
@@ -128,7 +129,8 @@ func certify(now time.Time) (*x509.Certificate, tls.Certificate, error) {
 }
 
 // sign makes a key and its certificate under a parent, or under itself where parent is nil.
-func sign(template, parent *x509.Certificate, parentKey crypto.Signer, now time.Time) (*x509.Certificate, crypto.Signer, error) {
+func sign(template, parent *x509.Certificate, parentKey crypto.Signer, now time.Time) (
+	*x509.Certificate, crypto.Signer, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, nil, fmt.Errorf("making the sandbox bank's key: %w", err)

@@ -225,8 +225,9 @@ func ratio(part, whole int64) string {
 func some[T any](v T) *T { return &v }
 
 func (s security) wire() *wireInstrument {
+	packaged := s.kind != "SHARE" && s.kind != "BONDS"
 	w := &wireInstrument{InstrumentID: s.id(), WKN: s.wkn, ISIN: s.isin, Name: s.name, ShortName: s.short,
-		Static: &wireStatic{Notation: "XXX", Currency: s.currency, Type: s.kind, PRIIPs: s.kind != "SHARE", KID: s.kind != "SHARE"}}
+		Static: &wireStatic{Notation: "XXX", Currency: s.currency, Type: s.kind, PRIIPs: packaged, KID: packaged}}
 	if s.symbol != "" {
 		w.Mnemonic = &s.symbol
 	}
