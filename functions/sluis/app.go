@@ -30,7 +30,6 @@ type app struct {
 	consent    string
 	connection string
 	link       string
-	refreshed  string // the last refresh's session
 }
 
 func (a *app) do(ctx context.Context, method, path string, body, out any) error {
