@@ -347,7 +347,11 @@ func TestInvestorsWayInABrowser(t *testing.T) {
 	th.click("main button")
 	th.until("reading the request", `location.pathname === "/consent"`)
 	th.shots("consent")
-	th.fits("consent")
+	for _, lang := range domain.Languages {
+		th.goTo("/consent?lang=" + lang)
+		th.fits("consent in " + lang)
+	}
+	th.goTo("/consent")
 	th.click(".pick:last-of-type")
 	th.click(".equal button:first-child")
 	th.until("granting", `location.pathname === "/connect"`)
@@ -401,7 +405,7 @@ func (th *theatre) logIn() {
 	th.text("#f-username", accessNumber)
 	th.set(map[string]any{"page": "wait", "connection_state": "connecting", "session": map[string]any{"id": "ses_1", "state": "running", "records": 0}})
 	th.text("#f-username", "\r")
-	th.until("following the session", `location.pathname === "/sca" && !document.querySelector("#wait").hidden`)
+	th.until("following the session", `location.pathname === "/sca" && document.querySelector("#records").hidden`)
 	th.shots("sca-wait")
 }
 

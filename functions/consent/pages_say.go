@@ -151,8 +151,8 @@ type reading struct {
 	Times   []string
 }
 
-// readRow is one product: its state in words, why it failed, and how many records there are.
-type readRow struct{ Name, State, Text, Why, Count string }
+// readRow is one product: its state in words, and how many records there are or why it failed.
+type readRow struct{ Name, State, Text, More string }
 
 // Result is the outcome of the last reading, with when the next one is.
 func (p *sheet) Result(v View) (reading, error) {
@@ -188,11 +188,11 @@ func (p *sheet) read(v View, caption string) (reading, error) {
 		}
 		row.Text = p.Term("productstate", row.State)
 		if status.State == domain.ProductFailed {
-			row.Why = p.Term("reason", status.Reason)
+			row.More = p.Term("reason", status.Reason)
 		}
 		if status.State == domain.ProductComplete {
 			var err error
-			if row.Count, err = p.N("count", status.Count); err != nil {
+			if row.More, err = p.N("count", status.Count); err != nil {
 				return reading{}, err
 			}
 		}

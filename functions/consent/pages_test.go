@@ -9,6 +9,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -182,7 +183,9 @@ type scene struct {
 	set    func(h *home) (cookie, path string)
 }
 
-func scenes() []scene {
+func scenes() []scene { return append(openScenes(), visitScenes()...) }
+
+func openScenes() []scene {
 	return []scene{
 		{name: "home", path: "/", status: 200, want: "home.lead"},
 		{name: "left", path: "/?left=1", status: 200, want: "home.left"},
@@ -201,6 +204,11 @@ func scenes() []scene {
 			id, _ := h.granted(rich)
 			return "", "/i/" + h.linkFor(id, domain.LinkManage)
 		}},
+	}
+}
+
+func visitScenes() []scene {
+	return []scene{
 		{name: "consent", path: "/consent", status: 200, want: "consent.allow", set: undecided},
 		{name: "consent without bank", path: "/consent", status: 200, want: "consent.deny", set: func(h *home) (string, string) {
 			cookie, _ := undecided(h)
@@ -684,6 +692,54 @@ func TestStaticFiles(t *testing.T) {
 	if size := len(theSite().assets["page.css"].content); size > 12<<10 {
 		t.Errorf("the style sheet has %d bytes, want at most 12 KiB", size)
 	}
+}
+
+// TestColoursCanBeRead holds every pair of text and ground to a contrast of 4.5 (WCAG 2.2, 1.4.3), in light and dark.
+func TestColoursCanBeRead(t *testing.T) {
+	sheet := string(theSite().assets["page.css"].content)
+	light, dark, found := strings.Cut(sheet, "@media (prefers-color-scheme: dark)")
+	if !found {
+		t.Fatal("there are no colours for the dark")
+	}
+	dark, _, _ = strings.Cut(dark, "*, ::before")
+	for name, text := range map[string]string{"light": light, "dark": dark} {
+		colours := map[string]float64{}
+		for _, m := range regexp.MustCompile(`--([a-z-]+): #([0-9a-f]{3,6});`).FindAllStringSubmatch(text, -1) {
+			colours[m[1]] = luminance(t, m[2])
+		}
+		for _, pair := range []string{"ink ground", "ink card", "ink wash", "soft ground", "soft card", "soft wash", "deep ground", "deep card",
+			"deep wash", "on-deep deep", "on-deep deeper", "bad bad-wash", "bad card", "card bad", "good good-wash", "good card", "good wash",
+			"warn warn-wash", "warn card", "warn wash"} {
+			over, under, _ := strings.Cut(pair, " ")
+			a, b := colours[over], colours[under]
+			if len(colours) < 15 || (max(a, b)+0.05)/(min(a, b)+0.05) < 4.5 {
+				t.Errorf("%s: %s has a contrast of %.2f", name, pair, (max(a, b)+0.05)/(min(a, b)+0.05))
+			}
+		}
+	}
+}
+
+// luminance is the relative luminance of a colour in sRGB (WCAG 2.2).
+func luminance(t *testing.T, hex string) float64 {
+	t.Helper()
+	if len(hex) == 3 {
+		hex = string([]byte{hex[0], hex[0], hex[1], hex[1], hex[2], hex[2]})
+	}
+	sum := 0.0
+	for i, weight := range []float64{0.2126, 0.7152, 0.0722} {
+		n, err := strconv.ParseUint(hex[2*i:2*i+2], 16, 8)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := float64(n) / 255
+		if c <= 0.04045 {
+			c /= 12.92
+		} else {
+			c = math.Pow((c+0.055)/1.055, 2.4)
+		}
+		sum += weight * c
+	}
+	return sum
 }
 
 // constants lists the values of the domain's string constants of a type, so that a new one without words is found.

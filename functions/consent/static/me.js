@@ -33,7 +33,10 @@ async function erase(button) {
 		const certificate = await call("POST", "/erase", { consent_id: card.dataset.consent, scope: button.dataset.erase });
 		result.textContent = word("me.erase.done", { id: certificate.id });
 		result.classList.add("good");
-		result.append(saving(certificate), reloading());
+		const next = document.createElement("div");
+		next.className = "acts";
+		next.append(saving(certificate), reloading());
+		result.append(next);
 	} catch (failure) {
 		busy(card, false);
 		result.textContent = explain(failure);
@@ -47,6 +50,7 @@ function saving(certificate) {
 	const link = document.createElement("a");
 	link.href = URL.createObjectURL(new Blob([JSON.stringify(certificate, null, 2)], { type: "application/json" }));
 	link.download = certificate.id + ".json";
+	link.className = "button plain";
 	link.textContent = word("me.erase.save");
 	return link;
 }

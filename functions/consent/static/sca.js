@@ -61,6 +61,7 @@ function show(stage, challenge) {
 	const first = shown === "";
 	shown = now;
 	warned = false;
+	at("other").open = false;
 	if (stage === "code") at("tan").value = "";
 	if (!first) focus(stages[stage].querySelector("h2"));
 }
@@ -88,7 +89,7 @@ function drawChallenge(challenge) {
 	at("confirm").disabled = working || over;
 	drawFault(challenge, over);
 	drawMethods(challenge);
-	at("renew").hidden = challenge.state === "method_selection";
+	at("renew").hidden = at("renew-note").hidden = challenge.state === "method_selection";
 }
 
 // drawFault says what the bank thought of the last answer. tries_left is the bank's count of what remains.
