@@ -149,6 +149,9 @@ func (s *stage) perform(ctx context.Context, d demoCommand) (failed int, err err
 	if err != nil {
 		return 0, err
 	}
+	for _, l := range bank.Logins() {
+		s.home.bank.Unlock(l.Number) // an earlier demo on the same data may have come close to a lock
+	}
 	say := teller(os.Stdout, d.JSON)
 	for _, j := range all {
 		if !strings.Contains(j.Name, d.Only) {
