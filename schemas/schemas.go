@@ -5,12 +5,12 @@
 //	indexes.json      every query's index
 //	retention.json    the life of every kind of document, and why
 //	openapi.yaml      the client API and the investor's
-//	*.schema.json     webhooks, events, audit entries, portfolio records
+//	*.schema.json     webhooks, events, audit entries, portfolio records, and the words that all of them share
 package schemas
 
 import "embed"
 
 // FS is this folder.
 //
-//go:embed *.json
+//go:embed *.json openapi.yaml
 var FS embed.FS
