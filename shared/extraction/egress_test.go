@@ -313,6 +313,19 @@ func TestGateMovesForwardOnly(t *testing.T) {
 	}
 }
 
+// TestGateReadsOnly holds even if a writing rule came past Request.Check.
+func TestGateReadsOnly(t *testing.T) {
+	for _, method := range []string{"POST", "PUT", "PATCH", "DELETE", "HEAD"} {
+		w := &wire{}
+		g := Guard(testBank, testRequests, w, nil)
+		g.rules = append(g.rules, rule{PhaseRead, method, "api.bank.example:443", []string{"base", "orders"}, "/base/orders"})
+		g.SetPhase(PhaseRead)
+		if _, err := g.RoundTrip(request(t, method, "https://api.bank.example/base/orders", "")); err == nil || len(w.reached) > 0 {
+			t.Errorf("%s passed while reading", method)
+		}
+	}
+}
+
 func TestRequestCheck(t *testing.T) {
 	for _, c := range []struct {
 		name string
