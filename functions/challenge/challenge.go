@@ -67,10 +67,10 @@ type ChallengeState struct {
 	Destination string             `json:"destination,omitempty"`
 	Text        string             `json:"text,omitempty"`
 	ImageURL    string             `json:"image_url,omitempty"`
-	Digits      int                `json:"digits,omitempty"`
+	Digits      int                `json:"digits,omitzero"`
 	TriesLeft   int                `json:"tries_left"`
 	AnswerBy    domain.Time        `json:"answer_by"`
-	PollSeconds int                `json:"poll_seconds,omitempty"`
+	PollSeconds int                `json:"poll_seconds,omitzero"`
 }
 
 func (s *Service) state(ctx context.Context, c *serve.Call) (serve.Answer, error) {

@@ -26,6 +26,7 @@ type app struct {
 	token      string
 	http       *http.Client
 	inbox      *inbox
+	record     *recorder
 	name       string // the investor's reference
 	consent    string
 	connection string
@@ -54,6 +55,9 @@ func (a *app) do(ctx context.Context, method, path string, body, out any) error 
 		return err
 	}
 	defer resp.Body.Close()
+	if err := a.record.answer(resp); err != nil {
+		return err
+	}
 	return readAnswer(resp, out)
 }
 
@@ -168,6 +172,7 @@ func (a *app) awaitWebhooks(ctx context.Context, want []string) error {
 // inbox receives webhooks and verifies them as any client would, with Standard Webhooks' own library.
 type inbox struct {
 	listener net.Listener
+	record   *recorder
 	mu       sync.Mutex
 	verify   *standardwebhooks.Webhook
 	messages map[string]message // by webhook-id: each counts once, however often it comes
@@ -183,8 +188,8 @@ type message struct {
 	} `json:"data"`
 }
 
-func newInbox(l net.Listener) *inbox {
-	return &inbox{listener: l, messages: map[string]message{}, changed: make(chan struct{})}
+func newInbox(l net.Listener, record *recorder) *inbox {
+	return &inbox{listener: l, record: record, messages: map[string]message{}, changed: make(chan struct{})}
 }
 
 func (in *inbox) url() string { return "http://" + in.listener.Addr().String() + "/webhooks" }
@@ -211,6 +216,9 @@ func (in *inbox) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if err == nil {
 		err = json.Unmarshal(body, &m)
+	}
+	if err == nil {
+		err = in.record.write(exchange{Kind: "webhook", Body: body})
 	}
 	if err != nil || in.verify == nil {
 		in.refused++

@@ -19,8 +19,9 @@ import (
 )
 
 type demoCommand struct {
-	JSON bool   `name:"json" help:"One JSON object a line, for machines."`
-	Only string `help:"Only the journeys whose name contains this."`
+	JSON      bool   `name:"json" help:"One JSON object a line, for machines."`
+	Only      string `help:"Only the journeys whose name contains this."`
+	Exchanges string `help:"Also write every API answer, webhook and event to this file, one JSON object a line." type:"path"`
 }
 
 // stepTime bounds one step; the largest portfolio takes a good part of it on a slow machine.
@@ -37,7 +38,16 @@ func (d demoCommand) Run(ctx context.Context, o *options) (err error) {
 		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 		o.Data = dir
 	}
-	stage, err := openStage(ctx, o)
+	var record *recorder
+	if d.Exchanges != "" {
+		f, err := os.Create(d.Exchanges)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, f.Close()) }()
+		record = newRecorder(f)
+	}
+	stage, err := openStage(ctx, o, record)
 	if err != nil {
 		return err
 	}
@@ -56,17 +66,16 @@ type stage struct {
 	home   *home
 	inbox  *inbox
 	token  string
-	cancel context.CancelFunc
-	done   chan error
+	record *recorder
 }
 
 // openStage starts a home on free ports, adds a client, and has its webhooks sent to an inbox.
-func openStage(ctx context.Context, o *options) (*stage, error) {
+func openStage(ctx context.Context, o *options, record *recorder) (*stage, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
-	s := &stage{inbox: newInbox(l)}
+	s := &stage{inbox: newInbox(l, record), record: record}
 	go func() { _ = s.inbox.serve() }() // ends with its listener
 	if err := s.start(ctx, o); err != nil {
 		return nil, errors.Join(err, l.Close())
@@ -89,16 +98,17 @@ func (s *stage) start(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
-	ctx, s.cancel = context.WithCancel(ctx)
-	s.done = make(chan error, 1)
-	go func() { s.done <- s.home.run(ctx) }()
+	if s.record != nil {
+		s.record.events(s.home.handlers)
+	}
+	s.home.begin(ctx)
 	return nil
 }
 
 // stop ends the home as an interrupted process does; start may follow.
 func (s *stage) stop() error {
-	s.cancel()
-	return errors.Join(<-s.done, s.home.close())
+	s.home.cancel(nil)
+	return errors.Join(s.home.wait(), s.home.close())
 }
 
 // client adds the client whose journeys these are, and its endpoint.
@@ -122,13 +132,13 @@ func (s *stage) client(ctx context.Context) error {
 }
 
 func (s *stage) app(name string) *app {
-	return &app{api: s.home.apiURL(), token: s.token, http: http.DefaultClient, inbox: s.inbox, name: name}
+	return &app{api: s.home.apiURL(), token: s.token, http: http.DefaultClient, inbox: s.inbox, record: s.record, name: name}
 }
 
 func (s *stage) player(name string) *player {
 	stay := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	return &player{app: s.app(name), bank: s.home.bank,
-		investor: &investor{pages: s.home.pagesURL(), http: stay, custodian: "sandbox-comdirect"}}
+		investor: &investor{pages: s.home.pagesURL(), http: stay, record: s.record, custodian: "sandbox-comdirect"}}
 }
 
 func (s *stage) close() error { return errors.Join(s.stop(), s.inbox.listener.Close()) }

@@ -51,9 +51,13 @@ type home struct {
 	sites      []site
 	handlers   map[domain.Topic]domain.Handler
 	sweep      *sweep.Service
+
+	ctx    context.Context // of everything that begin started
+	cancel context.CancelCauseFunc
+	group  sync.WaitGroup
 }
 
-// openHome opens data and keys, starts listening, and wires the functions. Nothing is served before run.
+// openHome opens data and keys, starts listening, and wires the functions. Nothing is served before begin.
 func openHome(ctx context.Context, o *options, s settings) (h *home, err error) {
 	b, err := open(ctx, o)
 	if err != nil {
@@ -274,31 +278,39 @@ func (h *home) pagesURL() string {
 	return "http://localhost:" + port
 }
 
-// run serves and works until ctx ends, then stops gracefully: listeners first, then the queue.
-func (h *home) run(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var group sync.WaitGroup
-	failed := make(chan error, 8)
-	start := func(what string, fn func() error) {
-		group.Go(func() {
-			if err := fn(); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, context.Canceled) {
-				failed <- fmt.Errorf("%s: %w", what, err)
-				cancel()
-			}
-		})
-	}
+// begin serves and works in the background until ctx ends or something fails.
+func (h *home) begin(ctx context.Context) {
+	h.ctx, h.cancel = context.WithCancelCause(ctx)
 	for _, s := range h.sites {
-		s.server.BaseContext = func(net.Listener) context.Context { return ctx }
-		start("serving", func() error { return s.server.Serve(s.listener) })
+		h.serve(s)
 	}
-	start("delivering events", func() error { return h.Run(ctx, h.handlers) })
-	group.Go(func() { h.sweep.Run(ctx, 10*time.Second) })
-	<-ctx.Done()
+	h.group.Go(func() {
+		if err := h.Run(h.ctx, h.handlers); err != nil {
+			h.cancel(fmt.Errorf("delivering events: %w", err))
+		}
+	})
+	h.group.Go(func() { h.sweep.Run(h.ctx, 10*time.Second) })
+}
+
+// serve serves one site in the background.
+func (h *home) serve(s site) {
+	s.server.BaseContext = func(net.Listener) context.Context { return h.ctx }
+	h.group.Go(func() {
+		if err := s.server.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+			h.cancel(fmt.Errorf("serving: %w", err))
+		}
+	})
+}
+
+// wait returns once ctx has ended and everything has stopped gracefully: listeners first, then the queue.
+func (h *home) wait() error {
+	<-h.ctx.Done()
 	h.shutdown()
-	group.Wait()
-	close(failed)
-	return <-failed
+	h.group.Wait()
+	if err := context.Cause(h.ctx); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
 }
 
 func (h *home) shutdown() {

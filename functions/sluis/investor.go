@@ -24,6 +24,7 @@ import (
 type investor struct {
 	pages     string
 	http      *http.Client
+	record    *recorder
 	cookie    *http.Cookie
 	custodian domain.CustodianID
 	state     challenge.State // as last seen
@@ -77,6 +78,9 @@ func (in *investor) do(ctx context.Context, method, path string, body, out any) 
 	defer resp.Body.Close()
 	for _, c := range resp.Cookies() {
 		in.cookie = c
+	}
+	if err := in.record.answer(resp); err != nil {
+		return err
 	}
 	return readAnswer(resp, out)
 }

@@ -28,7 +28,7 @@ func TestJourneys(t *testing.T) {
 
 func testStage(t *testing.T) *stage {
 	t.Helper()
-	s, err := openStage(context.Background(), &options{Data: filepath.Join(t.TempDir(), "data")})
+	s, err := openStage(context.Background(), &options{Data: filepath.Join(t.TempDir(), "data")}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +53,7 @@ func playIn(t *testing.T, s *stage, j journey) {
 // suspended session, the investor's visit and the webhooks' sequence survive.
 func TestRestart(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
-	s, err := openStage(t.Context(), &options{Data: dir})
+	s, err := openStage(t.Context(), &options{Data: dir}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

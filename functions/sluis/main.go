@@ -5,6 +5,7 @@
 //	sluis demo            run every sandbox journey without a browser
 //	sluis client, key     add clients, issue and revoke their API keys
 //	sluis dead-letters    list events that were given up, and put them back
+//	sluis audit           export the audit entries
 //	sluis secret, rotate  custodians' API credentials; new encryption keys
 //	sluis flow            draw the pipeline
 package main
@@ -34,6 +35,7 @@ type commands struct {
 	Client      clientCommands     `cmd:"" help:"Clients: wealth managers and apps that may ask for consents."`
 	Key         keyCommands        `cmd:"" help:"API keys of a client."`
 	DeadLetters deadLetterCommands `cmd:"" name:"dead-letters" help:"Events that were given up."`
+	Audit       auditCommand       `cmd:"" help:"Export the audit entries as CloudEvents, one JSON object a line."`
 	Secret      secretCommands     `cmd:"" help:"Custodians' API credentials."`
 	Rotate      rotateCommand      `cmd:"" help:"Make a new local key; older ones still open what they closed."`
 	Flow        flowCommand        `cmd:"" help:"Draw the pipeline as a Mermaid flowchart."`

@@ -198,6 +198,38 @@ func (b *openBackend) redrive(ctx context.Context, id domain.EventID) error {
 	return nil
 }
 
+type auditCommand struct {
+	From string `help:"Entries from this time on, RFC 3339."`
+	To   string `help:"Entries before this time, RFC 3339."`
+}
+
+// Run writes the entries to standard output, oldest first.
+func (c auditCommand) Run(ctx context.Context, o *options) error {
+	q := domain.Query{Index: "entries_by_time", Limit: 1000}
+	for flag, bound := range map[string]struct {
+		text string
+		to   *string
+	}{"--from": {c.From, &q.From}, "--to": {c.To, &q.To}} {
+		var t domain.Time
+		if err := t.UnmarshalText([]byte(bound.text)); err != nil {
+			return fmt.Errorf("%s: %w", flag, err)
+		}
+		*bound.to = t.String()
+	}
+	return withStore(ctx, o, func(b *openBackend) error {
+		for {
+			entries, next, err := domain.List[domain.Entry](ctx, b, q)
+			if err != nil {
+				return err
+			}
+			if err := jsonLines(os.Stdout, entries); err != nil || next == "" {
+				return err
+			}
+			q.Cursor = next
+		}
+	})
+}
+
 type secretCommands struct {
 	Set secretSet `cmd:"" help:"Set a secret, read from standard input: for example comdirect/client_id."`
 }

@@ -42,13 +42,16 @@ func (c serveCommand) Run(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
+	h.begin(ctx)
 	if sample != nil {
-		if err := error(nil); err != nil {
-			return errors.Join(err, h.close())
+		if err := h.sample(ctx, o, sample); err != nil {
+			h.cancel(err)
 		}
 	}
-	h.greet(sample, begun)
-	return errors.Join(h.run(ctx), h.close())
+	if h.ctx.Err() == nil {
+		h.greet(sample, begun)
+	}
+	return errors.Join(h.wait(), h.close())
 }
 
 // greet prints the addresses to open.

@@ -59,7 +59,7 @@ func (c *Client) SavingFor(p Product) Saving {
 // Saving declares how much of one product may be kept.
 type Saving struct {
 	Scope SavingScope `json:"scope"`
-	Days  int         `json:"days,omitempty"` // with SaveHistory: 1 to 3650
+	Days  int         `json:"days,omitzero"` // with SaveHistory: 1 to 3650
 }
 
 // SavingScope is none, latest or history.

@@ -113,7 +113,7 @@ type Challenge struct {
 	Methods      []SCAMethod  `json:"methods,omitempty"`
 	Display      []byte       `json:"display,omitempty"` // a Display as JSON, sealed under the display key
 	TriesLeft    int          `json:"tries_left"`
-	PollSeconds  int          `json:"poll_seconds,omitempty"` // decoupled: the bank's interval
+	PollSeconds  int          `json:"poll_seconds,omitzero"` // decoupled: the bank's interval
 	CreatedAt    Time         `json:"created_at"`
 	UpdatedAt    Time         `json:"updated_at"`
 	AnswerBy     Time         `json:"answer_by"`
@@ -145,7 +145,7 @@ type Display struct {
 	Text        string `json:"text,omitempty"`        // the bank's own words
 	Image       []byte `json:"image,omitempty"`
 	MediaType   string `json:"media_type,omitempty"` // of Image
-	Digits      int    `json:"digits,omitempty"`     // length of the code, where the bank says
+	Digits      int    `json:"digits,omitzero"`     // length of the code, where the bank says
 	URL         string `json:"url,omitempty"`        // with FlowRedirect
 }
 

@@ -128,7 +128,7 @@ const MaxAttemptsKept = 50
 // Attempt is one try to deliver. Of the answer only the status is kept: bodies may hold anything.
 type Attempt struct {
 	At       Time   `json:"at"`
-	Status   int    `json:"status,omitempty"`  // HTTP; absent where no answer came
+	Status   int    `json:"status,omitzero"`  // HTTP; absent where no answer came
 	Failure  string `json:"failure,omitempty"` // timeout, refused_address, tls, connection, status
 	Duration int64  `json:"duration_ms"`
 }

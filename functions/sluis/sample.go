@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+
+	"sluis.internal/functions/consent"
+	"sluis.internal/functions/sandbox"
+	"sluis.internal/shared/domain"
+	"sluis.internal/shared/serve"
+)
+
+// membership is what the sample client was given when it was added as a client: it lies beside the sandbox bank's
+// memory, as a real client would keep its own.
+type membership struct {
+	Own    string `json:"own"` // its address then; at another one it is added anew
+	Token  string `json:"token"`
+	Secret string `json:"secret,omitempty"` // of its webhook endpoint
+}
+
+// sample serves the sample client at l. The home must have begun.
+func (h *home) sample(ctx context.Context, o *options, l net.Listener) error {
+	path := filepath.Join(o.data(), "sandbox", "client.json")
+	m := membership{Own: "http://" + l.Addr().String()}
+	var kept membership
+	raw, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err == nil && json.Unmarshal(raw, &kept) == nil && kept.Own == m.Own {
+		m = kept
+	} else if err := h.join(ctx, &m, path); err != nil {
+		return err
+	}
+	client := &sandbox.Client{API: h.apiURL(), Key: m.Token, Secret: m.Secret, PagesOrigin: h.pagesURL(), Own: m.Own}
+	mux := http.NewServeMux()
+	client.Routes(mux)
+	s := site{l, serve.NewServer(mux)}
+	h.sites = append(h.sites, s)
+	h.serve(s)
+	return nil
+}
+
+// join adds the sample client, with a key and an endpoint, and keeps what it was given.
+func (h *home) join(ctx context.Context, m *membership, path string) error {
+	c, err := consent.AddClient(ctx, h, h.env, "Sample Wealth", consent.Terms{ReturnOrigins: []string{m.Own},
+		Saving: map[domain.Product]domain.Saving{domain.ProductPositions: {Scope: domain.SaveHistory, Days: 30}, domain.ProductCash: {Scope: domain.SaveHistory, Days: 30}}})
+	if err != nil {
+		return err
+	}
+	_, token, err := consent.IssueKey(ctx, h, h.env, c.ID, domain.RoleClient, "", "sample client")
+	if err != nil {
+		return err
+	}
+	m.Token = string(token.Reveal())
+	if m.Secret, err = h.register(ctx, m); err != nil {
+		return err
+	}
+	raw, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, raw, 0o600)
+}
+
+// register asks the client API for the endpoint, as any client does.
+func (h *home) register(ctx context.Context, m *membership) (string, error) {
+	app := &app{api: h.apiURL(), token: m.Token, http: http.DefaultClient}
+	var made struct {
+		Secret string `json:"secret"`
+	}
+	err := app.do(ctx, http.MethodPost, "/v1/endpoints", map[string]string{"url": m.Own + "/webhooks"}, &made)
+	return made.Secret, err
+}
