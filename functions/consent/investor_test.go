@@ -240,7 +240,20 @@ func TestRevoke(t *testing.T) {
 	h.wantEntry("consent.revoked", domain.OutcomeDenied, "consent_not_yours")
 }
 
-func TestShowGathersWhatThePageSays(t *testing.T) {
+// Withdrawing is always possible: for a suspended client's investor too, and by a link to manage past the consent's time.
+func TestRevokeWhateverBecameOfTheClient(t *testing.T) {
+	ctx := context.Background()
+	h := newHome(t)
+	id, _ := h.granted(asked)
+	h.pass(defaultLife + time.Hour)
+	token := tokenOf(t, h.call(201, "POST", "/v1/consents/"+string(id)+"/links", `{"purpose":"manage"}`))
+	h.suspend()
+	if err := h.Revoke(ctx, h.visit(token), id, ""); err != nil || h.consent(id).State != domain.ConsentRevoked {
+		t.Errorf("%v, %s", err, h.consent(id).State)
+	}
+}
+
+func TestShowGathersWhatTheVisitIsAbout(t *testing.T) {
 	ctx := context.Background()
 	h := newHome(t)
 	ada := h.call(201, "POST", "/v1/advisors", `{"name":"Ada"}`).text("id")

@@ -105,6 +105,10 @@ func TestRotateKey(t *testing.T) {
 			if h.opens(old) || !h.opens(r.text("token")) {
 				t.Error("after the overlap the wrong key opens")
 			}
+			kept := &domain.APIKey{ID: domain.KeyID(made.text("id"))}
+			if err := h.store.Get(context.Background(), kept); err != nil || (kept.State == domain.KeyRevoked) != (c.overlap == 0) {
+				t.Errorf("old key %s, %v", kept.State, err)
+			}
 			again := h.as(h.key, "POST", "/v1/keys/"+made.text("id")+"/rotate", c.body)
 			if again.status != http.StatusConflict || again.text("code") != "key_over" {
 				t.Errorf("rotated again: %d %s", again.status, again.raw)
