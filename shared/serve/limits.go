@@ -24,11 +24,14 @@ type caller struct {
 	seen   domain.Time
 }
 
-// maxCallers bounds the memory of Limits: above it, callers not seen for a minute are forgotten.
+// maxCallers bounds the memory of Limits: at that many, some are forgotten.
 const maxCallers = 10000
 
-// NewLimits allows each caller perMinute requests a minute, and as many at once.
+// NewLimits allows each caller perMinute requests a minute, and as many at once; none below 1, which bounds nothing.
 func NewLimits(perMinute int) *Limits {
+	if perMinute < 1 {
+		return nil
+	}
 	return &Limits{perMinute: perMinute, callers: map[string]*caller{}}
 }
 
@@ -40,16 +43,43 @@ func (l *Limits) take(w http.ResponseWriter, who string, now domain.Time) error 
 	c := l.caller(who, now)
 	allowed := c.bucket.AllowN(now.Time, 1)
 	left := max(c.bucket.TokensAt(now.Time), 0)
-	perToken := time.Minute / time.Duration(l.perMinute)
-	reset := int((time.Duration((float64(l.perMinute)-left)*float64(perToken)) + time.Second - 1) / time.Second)
+	reset := int((time.Duration((float64(l.perMinute)-left)*float64(l.perToken())) + time.Second - 1) / time.Second)
 	w.Header().Set("RateLimit-Policy", fmt.Sprintf(`"default";q=%d;w=60`, l.perMinute))
 	w.Header().Set("RateLimit", fmt.Sprintf(`"default";r=%d;t=%d`, int(left), reset))
 	if !allowed {
-		return &domain.Error{Kind: domain.RateLimited, Code: "rate_limited", RetryAfter: max(perToken, time.Second),
-			Message: "too many requests; wait as Retry-After says"}
+		return l.refusal()
 	}
 	return nil
 }
+
+// count counts one against who.
+func (l *Limits) count(who string, now domain.Time) {
+	if l != nil {
+		l.caller(who, now).bucket.AllowN(now.Time, 1)
+	}
+}
+
+// spent refuses who if nothing is left, and counts nothing.
+func (l *Limits) spent(who string, now domain.Time) error {
+	if l == nil {
+		return nil
+	}
+	l.mu.Lock()
+	c := l.callers[who]
+	l.mu.Unlock()
+	if c == nil || c.bucket.TokensAt(now.Time) >= 1 {
+		return nil
+	}
+	return l.refusal()
+}
+
+func (l *Limits) refusal() error {
+	return &domain.Error{Kind: domain.RateLimited, Code: "rate_limited", RetryAfter: max(l.perToken(), time.Second),
+		Message: "too many requests; wait as Retry-After says"}
+}
+
+// perToken is how long one request takes to be allowed again.
+func (l *Limits) perToken() time.Duration { return time.Minute / time.Duration(l.perMinute) }
 
 func (l *Limits) caller(who string, now domain.Time) *caller {
 	l.mu.Lock()
@@ -64,8 +94,9 @@ func (l *Limits) caller(who string, now domain.Time) *caller {
 	return c
 }
 
-// forget makes room. A caller not seen for a minute has a full bucket again, so nothing is lost; if all were seen
-// just now, the map starts anew rather than grow.
+// forget makes room. A caller not seen for a minute has a full bucket again, so nothing is lost. If that is not
+// enough, some of the others go, whoever they are: a crowd of newcomers must not free everybody at once, nor make us
+// look through all of them each time.
 func (l *Limits) forget(now domain.Time) {
 	if len(l.callers) < maxCallers {
 		return
@@ -75,7 +106,10 @@ func (l *Limits) forget(now domain.Time) {
 			delete(l.callers, who)
 		}
 	}
-	if len(l.callers) >= maxCallers {
-		clear(l.callers)
+	for who := range l.callers {
+		if len(l.callers) <= maxCallers-maxCallers/10 {
+			return
+		}
+		delete(l.callers, who)
 	}
 }

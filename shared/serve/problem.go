@@ -35,8 +35,8 @@ type Problem struct {
 
 // ProblemOf is what may be shown of err. Of an internal error nothing is.
 func ProblemOf(err error) Problem {
-	e := &domain.Error{Kind: domain.Internal}
-	if !errors.As(err, &e) || e.Kind == domain.Internal {
+	var e *domain.Error
+	if !errors.As(err, &e) || e.Kind == domain.Internal || statuses[e.Kind] == 0 {
 		e = &domain.Error{Kind: domain.Internal, Code: "internal", Message: "something failed on our side; try again, and tell us if it stays"}
 	}
 	status := statuses[e.Kind]
@@ -53,6 +53,10 @@ func WriteProblem(w http.ResponseWriter, err error) int {
 	if p.Status == http.StatusUnauthorized {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="sluis"`)
 	}
-	writeJSON(w, p.Status, "application/problem+json", p)
+	body, err := Marshal(p)
+	if err != nil { // a struct of strings; it cannot fail
+		body = []byte("{}")
+	}
+	send(w, p.Status, "application/problem+json", body)
 	return p.Status
 }

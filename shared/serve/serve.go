@@ -6,14 +6,11 @@ package serve
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/base64"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"mime"
-	"net"
 	"net/http"
 	"runtime"
 	"slices"
@@ -68,7 +65,7 @@ func (d *Door) API(mux *http.ServeMux, pattern string, roles []domain.Role, fn E
 			return Answer{}, err
 		}
 		if !slices.Contains(roles, principal.Role) {
-			return Answer{}, d.refuseRole(r.Context(), principal, r.Pattern)
+			return Answer{}, d.refuseRole(r, principal)
 		}
 		c, err := d.call(w, r)
 		if err != nil {
@@ -80,11 +77,14 @@ func (d *Door) API(mux *http.ServeMux, pattern string, roles []domain.Role, fn E
 }
 
 // refuseRole records that a key tried what its role may not do.
-func (d *Door) refuseRole(ctx context.Context, p domain.Principal, pattern string) error {
+func (d *Door) refuseRole(r *http.Request, p domain.Principal) error {
 	refusal := &domain.Error{Kind: domain.Forbidden, Code: "role_forbidden", Message: "this key's role may not do this; use a key with another role"}
-	entry := domain.Note(d.Env, "serve", "request.refused", p.Actor(), p.ClientID, pattern, map[string]string{"role": string(p.Role)})
-	entry.Data.Outcome, entry.Data.Reason = domain.OutcomeDenied, refusal.Code
-	return errors.Join(refusal, d.Store.Commit(ctx, func(tx domain.Tx) error { return tx.Record(entry) }))
+	entry := domain.Note(d.Env, "serve", "request.refused", p.Actor(), p.ClientID, r.Pattern, map[string]string{"role": string(p.Role)})
+	entry.Data.Outcome, entry.Data.Reason, entry.Data.Origin = domain.OutcomeDenied, refusal.Code, d.Commitment(r)
+	if err := d.Store.Commit(r.Context(), func(tx domain.Tx) error { return tx.Record(entry) }); err != nil {
+		return fmt.Errorf("recording refusal: %w", err)
+	}
+	return refusal
 }
 
 // Investor registers an endpoint for a visiting investor's browser scripts.
@@ -109,7 +109,7 @@ func (d *Door) Investor(mux *http.ServeMux, pattern string, fn Endpoint) {
 // Public registers an endpoint that anyone may call, limited by network address.
 func (d *Door) Public(mux *http.ServeMux, pattern string, fn Endpoint) {
 	mux.Handle(pattern, d.guarded(func(w http.ResponseWriter, r *http.Request) (Answer, error) {
-		if err := d.Limits.take(w, "address:"+d.address(r), d.Env.Now()); err != nil {
+		if err := d.Limits.take(w, "address:"+d.network(r), d.Env.Now()); err != nil {
 			return Answer{}, err
 		}
 		c, err := d.call(w, r)
@@ -138,46 +138,79 @@ func (d *Door) Stream(mux *http.ServeMux, pattern string, fn func(http.ResponseW
 // answered is the status of an Answer that a handler has written by itself.
 const answered = -1
 
-// guarded runs fn, writes its answer or problem, and logs the route (never the path, which may hold a token).
+// guarded runs fn, writes its answer or problem, and logs the route (never the path, which may hold a token). Of an
+// answer that breaks off nothing is mended: the connection is cut, so that it cannot pass for a whole one.
 func (d *Door) guarded(fn func(http.ResponseWriter, *http.Request) (Answer, error)) http.Handler {
 	crossOrigin := http.NewCrossOriginProtection()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		start := time.Now()
-		h := w.Header()
-		h.Set("Cache-Control", "no-store")
-		h.Set("X-Content-Type-Options", "nosniff")
-		h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
-		status := 0
+		start, out, status := time.Now(), &sender{ResponseWriter: w}, 0
+		secure(w.Header())
 		defer func() {
-			if v := recover(); v != nil {
-				if v == http.ErrAbortHandler {
-					panic(v)
-				}
+			v := recover()
+			if v != nil && v != http.ErrAbortHandler {
 				d.logger().ErrorContext(r.Context(), "handler panicked", "route", r.Pattern, "at", panicSite())
-				status = WriteProblem(w, &domain.Error{Kind: domain.Internal, Code: "internal"})
+				if !out.sent {
+					status, v = WriteProblem(out, &domain.Error{Kind: domain.Internal, Code: "internal"}), nil
+				}
 			}
 			d.logger().DebugContext(r.Context(), "request", "route", r.Pattern, "status", status, "ms", time.Since(start).Milliseconds())
+			if v != nil {
+				panic(http.ErrAbortHandler)
+			}
 		}()
+		var a Answer
 		err := crossOrigin.Check(r)
 		if err != nil {
 			err = &domain.Error{Kind: domain.Forbidden, Code: "cross_origin", Message: "this may only be called from our own pages"}
+		} else {
+			a, err = fn(out, r)
 		}
-		var a Answer
-		if err == nil {
-			a, err = fn(w, r)
+		if status = a.Status; err == nil && status != answered {
+			status, err = a.write(out)
 		}
 		if err != nil {
-			if domain.KindOf(err) == domain.Internal {
-				d.logger().ErrorContext(r.Context(), "request failed", "route", r.Pattern, "error", err)
-			}
-			status = WriteProblem(w, err)
-			return
-		}
-		if status = a.Status; status != answered {
-			status = a.write(w)
+			status = d.fail(out, r, err)
 		}
 	})
 }
+
+// secure sets the headers of every answer that is no page.
+func secure(h http.Header) {
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+}
+
+// fail answers with a problem, if nothing was answered before.
+func (d *Door) fail(out *sender, r *http.Request, err error) int {
+	if domain.KindOf(err) == domain.Internal {
+		d.logger().ErrorContext(r.Context(), "request failed", "route", r.Pattern, "error", err)
+	}
+	if out.sent {
+		panic(http.ErrAbortHandler)
+	}
+	return WriteProblem(out, err)
+}
+
+// sender remembers whether an answer has begun.
+type sender struct {
+	http.ResponseWriter
+	sent bool
+}
+
+func (s *sender) WriteHeader(status int) {
+	s.sent = true
+	s.ResponseWriter.WriteHeader(status)
+}
+
+func (s *sender) Write(b []byte) (int, error) {
+	s.sent = true
+	return s.ResponseWriter.Write(b)
+}
+
+// Unwrap lets http.ResponseController reach what can flush and set deadlines.
+func (s *sender) Unwrap() http.ResponseWriter { return s.ResponseWriter }
 
 func (d *Door) logger() *slog.Logger {
 	if d.Log == nil {
@@ -198,7 +231,15 @@ func panicSite() string {
 	}
 }
 
-func (a Answer) write(w http.ResponseWriter) int {
+// write sends the answer and returns its status. It fails before anything is sent, or not at all.
+func (a Answer) write(w http.ResponseWriter) (int, error) {
+	var body []byte
+	if a.Body != nil {
+		var err error
+		if body, err = Marshal(a.Body); err != nil {
+			return 0, fmt.Errorf("writing answer: %w", err)
+		}
+	}
 	if a.Location != "" {
 		w.Header().Set("Location", a.Location)
 	}
@@ -208,66 +249,79 @@ func (a Answer) write(w http.ResponseWriter) int {
 			a.Status = http.StatusNoContent
 		}
 	}
-	if a.Body == nil {
-		w.WriteHeader(a.Status)
-		return a.Status
-	}
-	writeJSON(w, a.Status, "application/json", a.Body)
-	return a.Status
+	send(w, a.Status, "application/json", body)
+	return a.Status, nil
 }
 
-func writeJSON(w http.ResponseWriter, status int, mediaType string, body any) {
+// send writes an answer; a nil body means none.
+func send(w http.ResponseWriter, status int, mediaType string, body []byte) {
+	if body == nil {
+		w.WriteHeader(status)
+		return
+	}
 	w.Header().Set("Content-Type", mediaType)
 	w.WriteHeader(status)
-	if err := jsonv2.MarshalWrite(w, body, jsonv2.Deterministic(true), jsonv2.FormatNilSliceAsNull(false)); err != nil {
-		slog.Debug("answer not written", "error", err)
-	}
+	_, _ = w.Write(body) // the caller is gone if this fails
 }
 
-// authenticate finds the key of an Authorization: Bearer header. Unknown, wrong, revoked and expired keys look alike.
+// Marshal is how every answer becomes JSON: nil slices are empty lists, the order is always the same, and bytes that
+// are no UTF-8 (an echo of the caller's own input) are replaced.
+func Marshal(v any) ([]byte, error) {
+	return jsonv2.Marshal(v, jsonv2.Deterministic(true), jsontext.AllowInvalidUTF8(true))
+}
+
+var errKey = &domain.Error{Kind: domain.Unauthenticated, Code: "key_invalid",
+	Message: "send a valid API key as Authorization: Bearer sluis_key_…"}
+
+// authenticate finds the key of an Authorization: Bearer header (RFC 6750, section 2.1; the scheme's case is free).
+// Unknown, wrong, revoked and expired keys look alike.
 func (d *Door) authenticate(w http.ResponseWriter, r *http.Request) (domain.Principal, error) {
-	refused := &domain.Error{Kind: domain.Unauthenticated, Code: "key_invalid",
-		Message: "send a valid API key as Authorization: Bearer sluis_key_…"}
-	token, bearer := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	id, secret, ok := domain.SplitAPIKey(token)
-	if !bearer || !ok {
-		return domain.Principal{}, refused
+	if !ok || !strings.EqualFold(scheme, "Bearer") {
+		return domain.Principal{}, errKey
 	}
-	// The limit comes before the look-up, so that guessing costs the guesser.
+	key := &domain.APIKey{ID: id}
+	err := d.lookUp(r, func() error {
+		if err := d.Store.Get(r.Context(), key); err != nil && domain.KindOf(err) != domain.NotFound {
+			return err
+		}
+		if !key.Opens(secret, d.Env.Now()) {
+			return errKey
+		}
+		return nil
+	})
+	if err != nil {
+		return domain.Principal{}, err
+	}
+	// Only the key's holder uses up its pace, not everybody who knows its identifier.
 	if err := d.Limits.take(w, "key:"+string(id), d.Env.Now()); err != nil {
 		return domain.Principal{}, err
 	}
-	key := &domain.APIKey{ID: id}
-	err := d.Store.Get(r.Context(), key)
-	if err != nil && domain.KindOf(err) != domain.NotFound {
-		return domain.Principal{}, err
-	}
-	if !key.Opens(secret, d.Env.Now()) || err != nil {
-		return domain.Principal{}, refused
-	}
-	client := &domain.Client{ID: key.ClientID}
-	if err := d.Store.Get(r.Context(), client); err != nil {
-		return domain.Principal{}, err
-	}
-	if client.State != domain.ClientActive {
-		return domain.Principal{}, &domain.Error{Kind: domain.Forbidden, Code: "client_suspended", Message: "this account is not active; ask your operator"}
-	}
-	if err := d.advisorActive(r.Context(), key); err != nil {
+	if err := d.active(r.Context(), key); err != nil {
 		return domain.Principal{}, err
 	}
 	return domain.Principal{Role: key.Role, ClientID: key.ClientID, AdvisorID: key.AdvisorID, KeyID: key.ID}, nil
 }
 
-func (d *Door) advisorActive(ctx context.Context, key *domain.APIKey) error {
+// active says whether those that the key acts for still may.
+func (d *Door) active(ctx context.Context, key *domain.APIKey) error {
+	client := &domain.Client{ID: key.ClientID}
+	if err := d.Store.Get(ctx, client); err != nil && domain.KindOf(err) != domain.NotFound {
+		return err
+	}
+	if client.State != domain.ClientActive {
+		return &domain.Error{Kind: domain.Forbidden, Code: "client_suspended", Message: "this account is not active; ask your operator"}
+	}
 	if key.Role != domain.RoleAdvisor {
 		return nil
 	}
 	a := &domain.Advisor{ID: key.AdvisorID}
-	if err := d.Store.Get(ctx, a); err != nil {
+	if err := d.Store.Get(ctx, a); err != nil && domain.KindOf(err) != domain.NotFound {
 		return err
 	}
-	if a.State != domain.AdvisorActive {
-		return &domain.Error{Kind: domain.Forbidden, Code: "advisor_removed", Message: "this advisor was removed"}
+	if a.State != domain.AdvisorActive || a.ClientID != key.ClientID {
+		return &domain.Error{Kind: domain.Forbidden, Code: "advisor_removed", Message: "this advisor was removed; ask for a key of an advisor who is active"}
 	}
 	return nil
 }
@@ -330,16 +384,16 @@ func (c *Call) Decode(v any) error {
 		if errors.Is(err, jsonv2.ErrUnknownName) {
 			return domain.Invalidf(string(semantic.JSONPointer), "there is no such member; leave it out")
 		}
-		return domain.Invalidf(string(semantic.JSONPointer), "this has the wrong type or form")
+		return domain.Invalidf(string(semantic.JSONPointer), "this has the wrong type or form; send it as the description of the API says")
 	}
 	var syntax *jsontext.SyntacticError
 	if errors.As(err, &syntax) {
 		if errors.Is(err, jsontext.ErrDuplicateName) {
 			return domain.Invalidf(string(syntax.JSONPointer), "this member stands twice; send it once")
 		}
-		return &domain.Error{Kind: domain.Invalid, Code: "invalid_json", Field: string(syntax.JSONPointer), Message: "the body is not JSON; it goes wrong at this place"}
+		return &domain.Error{Kind: domain.Invalid, Code: "invalid_json", Field: string(syntax.JSONPointer), Message: "the body is not JSON; it goes wrong at this place. Send one JSON object in UTF-8"}
 	}
-	return &domain.Error{Kind: domain.Invalid, Code: "invalid_json", Message: "the body is not JSON", Err: err}
+	return &domain.Error{Kind: domain.Invalid, Code: "invalid_json", Message: "the body is not JSON; send one JSON object in UTF-8", Err: err}
 }
 
 // PathID reads a path parameter as an identifier.
@@ -375,27 +429,4 @@ func (c *Call) Paging() (limit int, cursor string, err error) {
 		return 0, "", domain.Invalidf("cursor", "use the cursor of the page before, unchanged")
 	}
 	return limit, cursor, nil
-}
-
-// address is the caller's network address: the connection's, or what the trusted proxies say.
-func (d *Door) address(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		host = r.RemoteAddr
-	}
-	if d.Proxies == 0 {
-		return host
-	}
-	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
-	if i := len(hops) - d.Proxies; i >= 0 && strings.TrimSpace(hops[i]) != "" {
-		return strings.TrimSpace(hops[i])
-	}
-	return host
-}
-
-// Commitment hides the caller's network address in an HMAC-SHA256 that only the holder of the salt can check.
-func (d *Door) Commitment(r *http.Request) string {
-	mac := hmac.New(sha256.New, d.Salt.Reveal())
-	mac.Write([]byte("origin\n" + d.address(r)))
-	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil)[:16])
 }

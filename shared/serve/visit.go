@@ -34,26 +34,27 @@ func (d *Door) Visiting(r *http.Request) (*domain.Visit, error) {
 		return nil, none
 	}
 	v := &domain.Visit{Hash: domain.HashToken(cookie.Value)}
-	if err := d.Store.Get(r.Context(), v); err != nil {
-		if domain.KindOf(err) == domain.NotFound {
-			return nil, none
+	err = d.lookUp(r, func() error {
+		err := d.Store.Get(r.Context(), v)
+		if domain.KindOf(err) == domain.NotFound || err == nil && !d.Env.Now().Before(v.ExpiresAt) {
+			return none
 		}
+		return err
+	})
+	if err != nil {
 		return nil, err
-	}
-	if !d.Env.Now().Before(v.ExpiresAt) {
-		return nil, none
 	}
 	return v, nil
 }
 
 // Take counts a page view by network address, for pages that write their own answers.
 func (d *Door) Take(w http.ResponseWriter, r *http.Request) error {
-	return d.Limits.take(w, "address:"+d.address(r), d.Env.Now())
+	return d.Limits.take(w, "address:"+d.network(r), d.Env.Now())
 }
 
-// NewServer is an HTTP server with bounds on every phase of a request but the writing of an answer, which may stream.
-// What net/http would log by itself is dropped: it may quote a request or a panic.
+// NewServer is an HTTP server with bounds on every phase of a request. A handler that streams moves the bound on its
+// writing by itself. What net/http would log by itself is dropped: it may quote a request or a panic.
 func NewServer(h http.Handler) *http.Server {
 	return &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second,
-		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: log.New(io.Discard, "", 0)}
+		WriteTimeout: 2 * time.Minute, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: log.New(io.Discard, "", 0)}
 }
