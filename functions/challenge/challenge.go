@@ -5,9 +5,11 @@ package challenge
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"sluis.internal/shared/domain"
@@ -28,6 +30,7 @@ type Service struct {
 	Display domain.Decrypter
 	Bank    Answerer
 	Every   time.Duration // how often a watched session is looked at; 0 means half a second
+	streams streamCount
 }
 
 // Routes registers what the investor's page calls.
@@ -85,6 +88,9 @@ func (s *Service) look(ctx context.Context, v *domain.Visit) (*State, *domain.Ch
 		return nil, nil, err
 	}
 	out := &State{Connection: conn.State, Reason: conn.Reason, Page: page(conn.State), Now: s.Env.Now()}
+	if domain.ConnectionMoves.Final(conn.State) {
+		return out, nil, nil // the consent is over, and what the bank said goes with it
+	}
 	credential := &domain.Credential{ConnectionID: conn.ID}
 	if err := s.Store.Get(ctx, credential); err == nil {
 		out.CanRetry = credential.State != domain.CredentialRefused && credential.State != domain.CredentialTrying
@@ -142,7 +148,9 @@ func (s *Service) show(ctx context.Context, out *State, id domain.ChallengeID) (
 		Destination: display.Destination, Text: display.Text, Digits: display.Digits, TriesLeft: c.TriesLeft,
 		AnswerBy: c.AnswerBy, PollSeconds: c.PollSeconds}
 	if len(display.Image) > 0 {
-		out.Challenge.ImageURL = fmt.Sprintf("/challenge/%s/image?v=%d", c.ID, c.UpdatedAt.UnixMilli())
+		// Named by its content, so that the page loads it again only when it is another.
+		sum := sha256.Sum256(display.Image)
+		out.Challenge.ImageURL = fmt.Sprintf("/challenge/%s/image?v=%x", c.ID, sum[:8])
 	}
 	return c, nil
 }
@@ -157,7 +165,8 @@ func (s *Service) open(c *domain.Challenge) (domain.Display, error) {
 		return display, err
 	}
 	defer plain.Wipe()
-	return display, json.Unmarshal(plain.Reveal(), &display)
+	err = json.Unmarshal(plain.Reveal(), &display)
+	return display, err
 }
 
 // answer passes the investor's answer on, under the consent, and returns how things stand after it.
@@ -178,6 +187,9 @@ func (s *Service) answer(ctx context.Context, c *serve.Call) (serve.Answer, erro
 	r := domain.AnswerRequest{SessionID: challenge.SessionID, ChallengeID: challenge.ID, Kind: in.Kind, Method: in.Method, SealedCode: in.SealedCode}
 	if err := check(r, challenge); err != nil {
 		return serve.Answer{}, err
+	}
+	if in.Kind == domain.AnswerPoll && !s.due(challenge, domain.Time{}) {
+		return s.state(ctx, c) // the bank says how often it may be asked, not the page
 	}
 	if err := s.authorise(ctx, c, challenge, in.Kind); err != nil {
 		return serve.Answer{}, err
@@ -210,12 +222,9 @@ func check(r domain.AnswerRequest, c *domain.Challenge) error {
 			return domain.Invalidf("/sealed_code", "send the code as the page seals it")
 		}
 	case domain.AnswerSelect:
-		for _, m := range c.Methods {
-			if m.ID == r.Method {
-				return nil
-			}
+		if !slices.ContainsFunc(c.Methods, func(m domain.SCAMethod) bool { return m.ID == r.Method }) {
+			return domain.Invalidf("/method", "choose one of the methods offered")
 		}
-		return domain.Invalidf("/method", "choose one of the methods offered")
 	case domain.AnswerPoll, domain.AnswerRenew, domain.AnswerCancel:
 	default:
 		return domain.Invalidf("/kind", "want code, poll, select, renew or cancel")
@@ -253,6 +262,13 @@ func (s *Service) picture(r *http.Request, v *domain.Visit) (domain.Display, err
 	c, err := s.mine(r.Context(), v, domain.ChallengeID(r.PathValue("challenge")))
 	if err != nil {
 		return domain.Display{}, err
+	}
+	conn := &domain.Connection{ID: v.ConnectionID}
+	if err := s.Store.Get(r.Context(), conn); err != nil {
+		return domain.Display{}, err
+	}
+	if domain.ConnectionMoves.Final(conn.State) {
+		return domain.Display{}, domain.ErrNotFound
 	}
 	display, err := s.open(c)
 	if err == nil && (len(display.Image) == 0 || !pictures[display.MediaType]) {

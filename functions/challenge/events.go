@@ -3,31 +3,69 @@ package challenge
 import (
 	"bytes"
 	"context"
-	"encoding/json"
-	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
+	"sync"
 	"time"
 
 	"sluis.internal/shared/domain"
+	"sluis.internal/shared/serve"
 )
 
-// Bounds of one event stream: a page that stays open connects again.
+// Bounds of event streams: a page that stays open connects again, and one that reads nothing is cut off.
 const (
-	streamFor = 10 * time.Minute
-	heartbeat = 15 * time.Second
+	streamFor  = 10 * time.Minute
+	heartbeat  = 15 * time.Second
+	writeFor   = 30 * time.Second
+	maxStreams = 6 // of one visit at once: as many as a browser opens to one host
 )
+
+// streamCount counts the open streams of each visit.
+type streamCount struct {
+	mu sync.Mutex
+	by map[string]int
+}
+
+func (o *streamCount) enter(visit string) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.by[visit] >= maxStreams {
+		return &domain.Error{Kind: domain.RateLimited, Code: "too_many_streams", RetryAfter: heartbeat, Message: "this page is open too often; close the other ones"}
+	}
+	if o.by == nil {
+		o.by = map[string]int{}
+	}
+	o.by[visit]++
+	return nil
+}
+
+func (o *streamCount) leave(visit string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.by[visit]--; o.by[visit] == 0 {
+		delete(o.by, visit)
+	}
+}
 
 // events streams the State as server-sent events whenever it changes. While the page is open and the bank waits for
 // an approval elsewhere, it asks the bank at the bank's own interval whether that has come.
 func (s *Service) events(w http.ResponseWriter, r *http.Request, v *domain.Visit) error {
-	w.Header().Set("Content-Type", "text/event-stream")
+	if err := s.streams.enter(v.Hash); err != nil {
+		return err
+	}
+	defer s.streams.leave(v.Hash)
 	ctx, done := context.WithTimeout(r.Context(), streamFor)
 	defer done()
-	out := &stream{w: w, flush: http.NewResponseController(w).Flush}
-	if err := s.watch(ctx, v, out); err != nil && ctx.Err() == nil {
-		slog.WarnContext(ctx, "event stream ended", "code", domain.CodeOf(err))
+	out := &stream{w: w, control: http.NewResponseController(w)}
+	err := s.watch(ctx, v, out)
+	switch {
+	case err == nil || ctx.Err() != nil:
+		return nil
+	case out.last == nil:
+		return err
 	}
+	slog.WarnContext(ctx, "event stream ended", "code", domain.CodeOf(err))
 	return nil
 }
 
@@ -58,10 +96,19 @@ func (s *Service) watch(ctx context.Context, v *domain.Visit, out *stream) error
 			return ctx.Err()
 		case <-tick.C:
 		}
-		if !s.Env.Now().Before(v.ExpiresAt) {
-			return nil
+		if ended, err := s.ended(ctx, v); ended || err != nil {
+			return err
 		}
 	}
+}
+
+// ended says whether the visit is over: by its time, or because the investor left.
+func (s *Service) ended(ctx context.Context, v *domain.Visit) (bool, error) {
+	err := s.Store.Get(ctx, &domain.Visit{Hash: v.Hash})
+	if domain.KindOf(err) == domain.NotFound {
+		return true, nil
+	}
+	return !s.Env.Now().Before(v.ExpiresAt), err
 }
 
 // due says whether the bank may be asked about an approval again.
@@ -81,36 +128,34 @@ func (s *Service) poll(ctx context.Context, c *domain.Challenge) {
 
 // stream writes server-sent events: a state when it differs from the last one, a comment when all is quiet.
 type stream struct {
-	w     http.ResponseWriter
-	flush func() error
-	last  []byte
-	at    domain.Time
+	w       http.ResponseWriter
+	control *http.ResponseController
+	last    []byte
+	at      domain.Time
 }
 
 func (st *stream) send(state *State, now domain.Time) error {
 	shown := *state
 	shown.Now = domain.Time{}
-	same, err := json.Marshal(shown)
+	same, err := serve.Marshal(shown)
 	if err != nil {
 		return err
 	}
-	switch {
-	case !bytes.Equal(same, st.last):
-		line, err := json.Marshal(state)
+	message := ": still here\n\n"
+	if !bytes.Equal(same, st.last) {
+		line, err := serve.Marshal(state)
 		if err != nil {
 			return err
 		}
-		if _, err := fmt.Fprintf(st.w, "event: state\ndata: %s\n\n", line); err != nil {
-			return err
-		}
-		st.last = same
-	case now.Sub(st.at) >= heartbeat:
-		if _, err := fmt.Fprint(st.w, ": still here\n\n"); err != nil {
-			return err
-		}
-	default:
+		message = "event: state\ndata: " + string(line) + "\n\n"
+	} else if now.Sub(st.at) < heartbeat {
 		return nil
 	}
-	st.at = now
-	return st.flush()
+	st.w.Header().Set("Content-Type", "text/event-stream")
+	_ = st.control.SetWriteDeadline(time.Now().Add(writeFor)) // where the connection has none, the server's own bound holds
+	if _, err := io.WriteString(st.w, message); err != nil {
+		return err
+	}
+	st.last, st.at = same, now
+	return st.control.Flush()
 }

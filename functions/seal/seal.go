@@ -66,7 +66,7 @@ func (s *Service) seal(ctx context.Context, c *serve.Call) (serve.Answer, error)
 	if err != nil {
 		return serve.Answer{}, err
 	}
-	return s.begin(ctx, c, "credential.sealed", func(old *domain.Credential, conn *domain.Connection) (*domain.Credential, error) {
+	return s.begin(ctx, c, "credential.sealed", func(_ *domain.Credential, conn *domain.Connection) (*domain.Credential, error) {
 		sealed, err := s.Sealer.Seal(in.JWE, conn.Binding())
 		if err != nil {
 			return nil, err
@@ -95,13 +95,17 @@ func (s *Service) begin(ctx context.Context, c *serve.Call, action string, choos
 	id := domain.NewID[domain.SessionID](s.Env)
 	act := domain.Act{Action: action, Function: "seal", Actor: v.Actor(), Origin: c.Origin, ConsentID: v.ConsentID,
 		ClientID: v.ClientID, InvestorRef: v.InvestorRef, ConnectionID: v.ConnectionID, Subject: string(v.ConnectionID)}
+	var refusal *domain.Error
 	err := domain.Perform(ctx, s.Env, s.Store, act, func(tx domain.Tx, consent *domain.Consent, a *domain.Act) error {
 		held, err := read(tx, v.ConnectionID)
 		if err != nil {
 			return err
 		}
-		if err := held.free(); err != nil {
-			return err
+		if refusal = held.refusal(consent); refusal != nil {
+			return refusal
+		}
+		if held.live(s.Env.Now()) {
+			return errRunning
 		}
 		credential, err := choose(held.credential, held.connection)
 		if err != nil {
@@ -110,64 +114,89 @@ func (s *Service) begin(ctx context.Context, c *serve.Call, action string, choos
 		a.Details["session"] = string(id)
 		return s.put(tx, held, credential, id)
 	})
+	if refusal != nil {
+		err = errors.Join(err, s.denied(ctx, act, refusal.Code))
+	}
 	if err != nil {
 		return serve.Answer{}, err
 	}
 	return serve.Answer{Status: http.StatusAccepted, Body: sessionAnswer{id}}, nil
 }
 
-// held is what a connection has when the investor comes with a credential.
+var errRunning = &domain.Error{Kind: domain.Conflict, Code: "session_running", Message: "we are at your bank already; wait for the result"}
+
+// denied records a refusal that needs the connection, which Perform does not know of.
+func (s *Service) denied(ctx context.Context, a domain.Act, code string) error {
+	entry := domain.Note(s.Env, a.Function, a.Action, a.Actor, a.ClientID, a.Subject, nil)
+	entry.Data.Outcome, entry.Data.Reason, entry.Data.Origin = domain.OutcomeDenied, code, a.Origin
+	entry.Data.ConsentID, entry.Data.ConnectionID = a.ConsentID, a.ConnectionID
+	return s.Store.Commit(ctx, func(tx domain.Tx) error { return tx.Record(entry) })
+}
+
+// held is what a connection has when the investor comes with a credential. What is not there is nil.
 type held struct {
 	connection *domain.Connection
-	session    *domain.Session    // the last one; nil if there is none
-	credential *domain.Credential // nil if there is none
+	session    *domain.Session // the last one
+	challenge  *domain.Challenge
+	credential *domain.Credential
 }
 
 func read(tx domain.Tx, id domain.ConnectionID) (*held, error) {
-	h := &held{connection: &domain.Connection{ID: id}, credential: &domain.Credential{ConnectionID: id}}
+	h := &held{connection: &domain.Connection{ID: id}}
 	if err := tx.Get(h.connection); err != nil {
 		return nil, err
 	}
-	if err := tx.Get(h.credential); domain.KindOf(err) == domain.NotFound {
-		h.credential = nil
-	} else if err != nil {
-		return nil, err
+	var err error
+	if h.credential, err = maybe(tx, &domain.Credential{ConnectionID: id}); err != nil || h.connection.SessionID == "" {
+		return h, err
 	}
-	if h.connection.SessionID == "" {
-		return h, nil
+	if h.session, err = maybe(tx, &domain.Session{ID: h.connection.SessionID}); err != nil || h.session == nil || h.session.ChallengeID == "" {
+		return h, err
 	}
-	h.session = &domain.Session{ID: h.connection.SessionID}
-	if err := tx.Get(h.session); domain.KindOf(err) == domain.NotFound {
-		h.session = nil
-	} else if err != nil {
-		return nil, err
-	}
-	return h, nil
+	h.challenge, err = maybe(tx, &domain.Challenge{ID: h.session.ChallengeID})
+	return h, err
 }
 
-// free makes sure that no session is at work. One that only waits for an answer gives way.
-func (h *held) free() error {
-	if h.session != nil && (h.session.State == domain.SessionQueued || h.session.State == domain.SessionRunning) {
-		return &domain.Error{Kind: domain.Conflict, Code: "session_running", Message: "we are at your bank already; wait for the result"}
+// maybe reads a document that need not be there.
+func maybe[T domain.Document](tx domain.Tx, doc T) (T, error) {
+	var none T
+	err := tx.Get(doc)
+	if domain.KindOf(err) == domain.NotFound {
+		return none, nil
+	}
+	if err != nil {
+		return none, err
+	}
+	return doc, nil
+}
+
+// refusal says what the consent has against another visit to the bank of this connection.
+func (h *held) refusal(c *domain.Consent) *domain.Error {
+	switch {
+	case h.connection.Custodian != c.Custodian || h.connection.ConsentID != c.ID:
+		return &domain.Error{Kind: domain.Forbidden, Code: "consent_custodian", Message: "the consent does not cover this custodian"}
+	case c.Access == domain.AccessOnce && !h.connection.LastRefreshedAt.IsZero():
+		return &domain.Error{Kind: domain.Forbidden, Code: "consent_one_off", Message: "the consent allows one reading, and it was done; ask for a new consent"}
 	}
 	return nil
 }
 
-// put writes the credential if it is new, the session, and the connection; a suspended session is cancelled and
-// handed to extraction, which closes it at the bank.
+// live says whether a session is at work. One that only waits for an answer gives way, and so does one that nobody
+// has ended in all its life.
+func (h *held) live(now domain.Time) bool {
+	return h.session != nil && now.Before(h.session.ExpiresAt) &&
+		(h.session.State == domain.SessionQueued || h.session.State == domain.SessionRunning)
+}
+
+// put writes the credential if it is new, the session, and the connection.
 func (s *Service) put(tx domain.Tx, h *held, credential *domain.Credential, id domain.SessionID) error {
 	now, conn := s.Env.Now(), h.connection
 	cause := domain.CauseFirst
 	if conn.Versions > 0 || credential == nil {
 		cause = domain.CauseReconnect
 	}
-	if h.session != nil && h.session.State == domain.SessionSuspended {
-		if err := h.session.Move(domain.SessionCancelled, domain.ReasonInterrupted, now); err != nil {
-			return err
-		}
-		if err := errors.Join(tx.Put(h.session), tx.Emit(domain.Event{Topic: domain.TopicSession, Subject: h.session.Key(), Custodian: h.session.Custodian})); err != nil {
-			return err
-		}
+	if err := h.giveWay(tx, now); err != nil {
+		return err
 	}
 	if credential != nil {
 		if err := tx.Put(credential); err != nil {
@@ -185,4 +214,21 @@ func (s *Service) put(tx domain.Tx, h *held, credential *domain.Credential, id d
 		ExpiresAt: now.Add(domain.SessionLife)}
 	return errors.Join(tx.Put(session), tx.Put(conn),
 		tx.Emit(domain.Event{Topic: domain.TopicSession, Subject: string(id), Custodian: conn.Custodian}))
+}
+
+// giveWay cancels the session that waits for an answer, wipes what its question showed, and hands it to extraction,
+// which closes it at the bank.
+func (h *held) giveWay(tx domain.Tx, now domain.Time) error {
+	if h.session == nil || domain.SessionMoves.Final(h.session.State) {
+		return nil
+	}
+	if err := h.session.Move(domain.SessionCancelled, domain.ReasonInterrupted, now); err != nil {
+		return err
+	}
+	if h.challenge != nil && !domain.SCAMoves.Final(h.challenge.State) {
+		if err := errors.Join(h.challenge.Move(domain.SCAFailed, now), tx.Put(h.challenge)); err != nil {
+			return err
+		}
+	}
+	return errors.Join(tx.Put(h.session), tx.Emit(domain.Event{Topic: domain.TopicSession, Subject: h.session.Key(), Custodian: h.session.Custodian}))
 }
