@@ -145,7 +145,7 @@ type Display struct {
 	Text        string `json:"text,omitempty"`        // the bank's own words
 	Image       []byte `json:"image,omitempty"`
 	MediaType   string `json:"media_type,omitempty"` // of Image
-	Digits      int    `json:"digits,omitzero"`     // length of the code, where the bank says
+	Digits      int    `json:"digits,omitzero"`      // length of the code, where the bank says
 	URL         string `json:"url,omitempty"`        // with FlowRedirect
 }
 

@@ -33,7 +33,6 @@ const (
 	NoticeConnectionActive   NoticeType = "connection.active"
 	NoticeConnectionPaused   NoticeType = "connection.paused"
 	NoticeConnectionAwaiting NoticeType = "connection.awaiting_credentials"
-	NoticeConnectionRemoved  NoticeType = "connection.removed"
 	NoticePortfolioUpdated   NoticeType = "portfolio.updated"
 	NoticeErasureCompleted   NoticeType = "erasure.completed"
 	NoticeEndpointDisabled   NoticeType = "endpoint.disabled"
@@ -43,7 +42,7 @@ const (
 // NoticeTypes lists every type.
 var NoticeTypes = []NoticeType{NoticeConsentGranted, NoticeConsentRejected, NoticeConsentExpired, NoticeConsentRevoked,
 	NoticeConsentTerminated, NoticeConnectionActive, NoticeConnectionPaused, NoticeConnectionAwaiting,
-	NoticeConnectionRemoved, NoticePortfolioUpdated, NoticeErasureCompleted, NoticeEndpointDisabled, NoticeEndpointTest}
+	NoticePortfolioUpdated, NoticeErasureCompleted, NoticeEndpointDisabled, NoticeEndpointTest}
 
 // Tell makes the next notice of a connection and asks for its delivery. The caller puts the connection.
 func Tell(e Env, tx Tx, c *Connection, t NoticeType, subject string) error {
@@ -128,7 +127,7 @@ const MaxAttemptsKept = 50
 // Attempt is one try to deliver. Of the answer only the status is kept: bodies may hold anything.
 type Attempt struct {
 	At       Time   `json:"at"`
-	Status   int    `json:"status,omitzero"`  // HTTP; absent where no answer came
+	Status   int    `json:"status,omitzero"`   // HTTP; absent where no answer came
 	Failure  string `json:"failure,omitempty"` // timeout, refused_address, tls, connection, status
 	Duration int64  `json:"duration_ms"`
 }
