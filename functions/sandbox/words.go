@@ -1,0 +1,237 @@
+package sandbox
+
+import (
+	"html/template"
+	"strings"
+	"time"
+
+	"github.com/shopspring/decimal"
+)
+
+// Signs that keep a figure together and readable.
+const (
+	thin  = "\u202f" // narrow no-break space, between groups of three digits
+	bound = "\u00a0" // no-break space, before a currency
+	minus = "\u2212"
+	none  = "–"
+)
+
+// digits are those after the point of currencies that have not two (ISO 4217).
+var digits = map[string]int32{"JPY": 0, "KRW": 0, "CLP": 0, "ISK": 0, "VND": 0, "HUF": 2, "BHD": 3, "KWD": 3, "JOD": 3, "OMR": 3, "TND": 3}
+
+// group puts thin spaces between thousands. number is plain notation.
+func group(number string) string {
+	sign := ""
+	if rest, negative := strings.CutPrefix(number, "-"); negative {
+		sign, number = minus, rest
+	}
+	whole, fraction, point := strings.Cut(number, ".")
+	for i := len(whole) - 3; i > 0; i -= 3 {
+		whole = whole[:i] + thin + whole[i:]
+	}
+	if point {
+		whole += "." + fraction
+	}
+	return sign + whole
+}
+
+// figure is a sum of money without its currency, rounded to the currency's digits.
+func figure(d decimal.Decimal, currency string) string {
+	places, special := digits[currency]
+	if !special {
+		places = 2
+	}
+	return group(d.StringFixed(places))
+}
+
+// sum is money as it is shown.
+func sum(d decimal.Decimal, currency string) string { return figure(d, currency) + bound + currency }
+
+// money is an amount as it is shown, or a dash where there is none.
+func money(a *amount) string {
+	if a == nil {
+		return none
+	}
+	return sum(a.Value, a.Currency)
+}
+
+// exact is an amount with every digit that the bank gave.
+func exact(a *amount) string {
+	if a == nil {
+		return none
+	}
+	return group(a.Value.String()) + bound + a.Currency
+}
+
+// quantity is a number of pieces, or a face value.
+func quantity(d *decimal.Decimal) string {
+	if d == nil {
+		return none
+	}
+	return group(d.String())
+}
+
+// quoted is a price: per cent of face as such, and nothing that it could be mistaken for.
+func quoted(p *price) string {
+	if p == nil {
+		return none
+	}
+	text := p.Value.String()
+	if p.Value.Exponent() > -2 {
+		text = p.Value.StringFixed(2)
+	}
+	if p.Percent {
+		return group(text) + bound + "%"
+	}
+	return group(text) + bound + p.Currency
+}
+
+// gain is what a position has won or lost against its cost; Tone is gain, loss or nothing.
+type gain struct{ Text, Share, Tone string }
+
+// gainOf compares value and cost, if both are in one currency.
+func gainOf(value, cost *amount) gain {
+	if value == nil || cost == nil || value.Currency != cost.Currency {
+		return gain{Text: none}
+	}
+	won := value.Value.Sub(cost.Value)
+	g := gain{Text: signed(sum(won, value.Currency), won)}
+	switch won.Sign() {
+	case 1:
+		g.Tone = "gain"
+	case -1:
+		g.Tone = "loss"
+	}
+	if !cost.Value.IsZero() {
+		g.Share = signed(group(won.Div(cost.Value.Abs()).Shift(2).StringFixed(1))+bound+"%", won)
+	}
+	return g
+}
+
+// signed puts a plus before what is above zero.
+func signed(text string, d decimal.Decimal) string {
+	if d.Sign() > 0 {
+		return "+" + text
+	}
+	return text
+}
+
+// moment is a time of ours as it is shown.
+func moment(t time.Time) string {
+	if t.IsZero() {
+		return none
+	}
+	return t.UTC().Format("2 Jan 2006, 15:04 UTC")
+}
+
+// clock is a time of today, to the second.
+func clock(t time.Time) string { return t.UTC().Format("15:04:05") }
+
+// stated is a time or a day as the bank states it, made readable where it can be.
+func stated(text string) string {
+	if t, err := time.Parse(time.RFC3339, text); err == nil {
+		return moment(t)
+	}
+	if t, err := time.Parse(time.DateOnly, text); err == nil {
+		return t.Format("2 Jan 2006")
+	}
+	if text == "" {
+		return "not stated"
+	}
+	return text
+}
+
+// plain makes words of a code such as awaiting_credentials.
+func plain(code string) string { return strings.ReplaceAll(code, "_", " ") }
+
+// capital begins with a capital letter.
+func capital(text string) string {
+	if text == "" {
+		return text
+	}
+	return strings.ToUpper(text[:1]) + text[1:]
+}
+
+// short cuts a text to so many characters.
+func short(text string, most int) string {
+	if r := []rune(text); len(r) > most {
+		return strings.TrimRight(string(r[:most-1]), " ,.-") + "…"
+	}
+	return text
+}
+
+// state is how a connection's state is shown: Tone is good, wait, bad or over.
+type state struct{ Label, Tone, Help string }
+
+var connectionStates = map[string]state{
+	"pending":              {"Waiting for the investor", "wait", "The investor has not decided yet. Give them the link."},
+	"awaiting_credentials": {"Waiting for the login", "wait", "The investor agreed. Now they enter their bank login on Sluis' pages, not here."},
+	"connecting":           {"Reading", "wait", "Sluis is at the bank."},
+	"awaiting_sca":         {"Waiting for the bank's check", "wait", "The bank asks the investor to confirm, with a code or in its app."},
+	"active":               {"Active", "good", "The portfolio was read."},
+	"paused":               {"Paused", "bad", "Sluis cannot go on by itself."},
+	"removed":              {"Removed", "over", "The consent has ended and everything was erased. Only this line is left."},
+}
+
+func stateOf(code string) state {
+	if s, known := connectionStates[code]; known {
+		return s
+	}
+	return state{Label: capital(plain(code)), Tone: "wait"}
+}
+
+// reasons say what a reason means and what to do about it.
+var reasons = map[string]string{
+	"credentials_refused": "The bank refused the login. Send a reconnect link, so that the investor enters it anew.",
+	"account_locked":      "The bank locked the access. The investor unlocks it at the bank, then comes back by a reconnect link.",
+	"action_required":     "The bank wants something done on its own page first, such as accepting terms.",
+	"sca_required":        "The bank wants the investor to confirm. Send a reconnect link.",
+	"sca_rejected":        "The confirmation was declined. Send a reconnect link.",
+	"sca_expired":         "Nobody confirmed in time. Send a reconnect link.",
+	"bank_unavailable":    "The bank did not answer, or with a failure. Try again later.",
+	"rate_limited":        "The bank asked for a pause. Try again later.",
+	"bank_answer":         "The bank's answer could not be understood.",
+	"interrupted":         "A login broke off. Only a person's word repeats it: send a reconnect link.",
+	"egress_refused":      "A request that was not declared was stopped.",
+	"consent_ended":       "The consent has ended.",
+	"credentials_erased":  "The login was erased. Send a reconnect link to have it entered anew.",
+	"data_erased":         "The data was erased. A refresh reads it again, if the consent allows it.",
+	"internal":            "Something failed at Sluis.",
+}
+
+func reasonOf(code string) string {
+	if text, known := reasons[code]; known {
+		return text
+	}
+	return capital(plain(code)) + "."
+}
+
+// done says what a button did.
+var done = map[string]string{
+	"asked":              "The consent was asked for. Open the link below as the investor, or give it to them.",
+	"refresh":            "A reading was asked for. A webhook says when it is done.",
+	"invite":             "Here is a new invitation. The one before it no longer works.",
+	"reconnect":          "Here is a link to log in at the bank again.",
+	"manage":             "Here is a link to the investor's own overview: withdraw, erase.",
+	"remove-credentials": "The login was erased. The certificate is below.",
+	"remove-data":        "The data was erased. The certificate is below.",
+	"remove":             "The consent has ended and everything was erased. The certificate is below.",
+	"replay":             "Sluis sends again what it told us. What came before is dropped as a repetition.",
+}
+
+// helpers are what templates call.
+var helpers = template.FuncMap{
+	"money": money, "exact": exact, "quantity": quantity, "quoted": quoted, "gain": gainOf, "moment": moment,
+	"clock": clock, "stated": stated, "plain": plain, "capital": capital, "state": stateOf, "reason": reasonOf,
+	"asset": assetOf, "dict": dict, "sum": sum,
+}
+
+// dict makes a map for a template that takes several values: names and values in turn.
+func dict(pairs ...any) map[string]any {
+	m := map[string]any{}
+	for i := 0; i+1 < len(pairs); i += 2 {
+		name, _ := pairs[i].(string)
+		m[name] = pairs[i+1]
+	}
+	return m
+}
