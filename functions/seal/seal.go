@@ -32,17 +32,21 @@ func (s *Service) Routes(mux *http.ServeMux) {
 
 // keyAnswer is what a page needs to seal: the public key, what to seal for, and the time by our clock.
 type keyAnswer struct {
-	JWK     envelope.JWK        `json:"jwk"`
+	JWK     publicKey           `json:"jwk"`
 	Subject domain.ConnectionID `json:"sub"`
 	Now     int64               `json:"now"` // Unix seconds
 }
+
+// publicKey is an envelope.JWK without its methods, which play the browser: with them the linker would keep a whole
+// library for JWE in this function, opening included.
+type publicKey envelope.JWK
 
 func (s *Service) key(_ context.Context, c *serve.Call) (serve.Answer, error) {
 	jwk, err := s.Public()
 	if err != nil {
 		return serve.Answer{}, err
 	}
-	return serve.Answer{Body: keyAnswer{JWK: jwk, Subject: c.Visit.ConnectionID, Now: s.Env.Now().Unix()}}, nil
+	return serve.Answer{Body: keyAnswer{JWK: publicKey(jwk), Subject: c.Visit.ConnectionID, Now: s.Env.Now().Unix()}}, nil
 }
 
 // sessionAnswer names the session that was asked for.
