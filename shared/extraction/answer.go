@@ -3,6 +3,8 @@ package extraction
 import (
 	"context"
 	"errors"
+	"log/slog"
+	"slices"
 	"time"
 
 	"sluis.internal/shared/domain"
@@ -13,27 +15,38 @@ import (
 // it. A second answer while one is under way is a Conflict.
 func (e *Engine) Answer(ctx context.Context, r domain.AnswerRequest) error {
 	// The browser may go away; what happens at the bank must still be written down.
-	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-	defer done()
-	s := &domain.Session{ID: r.SessionID}
-	if err := e.Store.Get(ctx, s); err != nil {
+	ctx = context.WithoutCancel(ctx)
+	s, err := e.session(ctx, r.SessionID)
+	if err != nil {
 		return err
 	}
+	err = e.answer(ctx, s, r)
+	if closing := e.closeBank(ctx, s.ID); closing != nil { // nothing to the investor: the event that looks after the challenge tries again
+		slog.WarnContext(ctx, "session left open at the bank", "session", s.ID, "code", domain.CodeOf(closing))
+	}
+	return err
+}
+
+const answerTimeout = time.Minute
+
+func (e *Engine) answer(ctx context.Context, s *domain.Session, r domain.AnswerRequest) error {
+	ctx, done := context.WithTimeout(ctx, answerTimeout)
+	defer done()
 	j, err := e.claimAnswer(ctx, s, r)
+	if refused(err) {
+		return errors.Join(err, e.cancel(ctx, &job{session: s}, err))
+	}
 	if err != nil {
-		if refused(err) {
-			return errors.Join(err, e.cancel(ctx, s))
-		}
 		return err
 	}
 	if r.Kind == domain.AnswerCancel {
-		return e.fail(ctx, j, &Failure{Reason: domain.ReasonSCARejected})
+		return e.fail(ctx, j, &Failure{Reason: domain.ReasonSCARejected, Err: errors.New("the investor gave up")})
 	}
 	in, err := e.input(r)
 	if err != nil {
 		return errors.Join(err, e.backToRest(ctx, j))
 	}
-	_, out, err := e.step(ctx, j.session, in)
+	_, out, err := e.step(ctx, j, in)
 	if err != nil {
 		return e.answerFailed(ctx, j, err)
 	}
@@ -49,14 +62,17 @@ func (e *Engine) claimAnswer(ctx context.Context, seen *domain.Session, r domain
 	act := e.act(seen, "session.answered")
 	act.Details["kind"] = string(r.Kind)
 	err := domain.Perform(ctx, e.Env, e.Store, act, func(tx domain.Tx, c *domain.Consent, a *domain.Act) error {
-		s, challenge, connection := &domain.Session{ID: seen.ID}, &domain.Challenge{ID: r.ChallengeID}, &domain.Connection{ID: seen.ConnectionID}
-		if err := errors.Join(tx.Get(s), tx.Get(challenge), tx.Get(connection)); err != nil {
+		t, err := look(tx, seen)
+		if err != nil {
 			return err
 		}
-		now := e.Env.Now()
+		s, challenge, now := t.session, t.challenge, e.Env.Now()
 		switch {
-		case s.ChallengeID != challenge.ID || challenge.SessionID != s.ID || domain.SCAMoves.Final(challenge.State):
-			return &domain.Error{Kind: domain.Gone, Code: "challenge_over", Message: "this question of the bank is over"}
+		case !t.open() || challenge.ID != r.ChallengeID:
+			return errOver
+		case r.Kind == domain.AnswerCode && challenge.Flow == domain.FlowDecoupled,
+			r.Kind == domain.AnswerPoll && challenge.Flow == domain.FlowCode:
+			return domain.Invalidf("/kind", "the bank asks in another way; answer as the challenge's flow says")
 		case challenge.State == domain.SCAExpired && (r.Kind == domain.AnswerCode || r.Kind == domain.AnswerPoll):
 			return &domain.Error{Kind: domain.Gone, Code: "challenge_expired", Message: "the bank takes this code no longer; ask for a new one"}
 		case !now.Before(challenge.AnswerBy) && r.Kind != domain.AnswerCancel:
@@ -75,12 +91,14 @@ func (e *Engine) claimAnswer(ctx context.Context, seen *domain.Session, r domain
 			}
 		}
 		s.Attempts++
-		s.LeaseUntil = now.Add(max(e.lease(), time.Minute))
-		j = &job{session: s, connection: connection, consent: c}
+		s.LeaseUntil = now.Add(max(e.lease(), answerTimeout))
+		j = &job{session: s, connection: t.connection, consent: c}
 		return errors.Join(tx.Put(s), tx.Put(challenge))
 	})
 	return j, err
 }
+
+var errOver = &domain.Error{Kind: domain.Gone, Code: "challenge_over", Message: "this question of the bank is over"}
 
 // input turns an answer into a step's input; a code is opened here and nowhere else.
 func (e *Engine) input(r domain.AnswerRequest) (Input, error) {
@@ -98,22 +116,26 @@ func (e *Engine) input(r domain.AnswerRequest) (Input, error) {
 	return Input{}, domain.Invalidf("/kind", "want code, poll, select, renew or cancel")
 }
 
-// backToRest undoes a claim for an answer that never reached the bank.
+// backToRest undoes a claim for an answer that the bank did not get, or could not use.
 func (e *Engine) backToRest(ctx context.Context, j *job) error {
-	return e.settle(ctx, j.session, e.act(j.session, "session.suspended"), func(tx domain.Tx, t *settled, a *domain.Act) error {
-		a.Details["reason"] = "answer_unreadable"
+	err := e.settle(ctx, j, e.act(j.session, "session.suspended"), func(tx domain.Tx, _ *domain.Consent, t *settled, a *domain.Act) error {
+		a.Details["reason"] = "answer_unusable"
 		return t.session.Move(domain.SessionSuspended, "", e.Env.Now())
 	})
+	return e.stopped(ctx, j, err)
 }
 
-// answerFailed settles an answer that the bank did not take in. After a passing failure the investor may answer
-// again; any other ends the session.
+// answerFailed settles an answer that the bank did not take in. After a passing failure, or where the connector sees
+// that the answer does not fit the question, the investor may answer again; any other failure ends the session.
 func (e *Engine) answerFailed(ctx context.Context, j *job, cause error) error {
 	var f *Failure
-	if !errors.As(cause, &f) || !f.Retry || j.session.Retries >= maxRetries {
+	if !errors.As(cause, &f) && domain.KindOf(cause) == domain.Invalid {
+		return errors.Join(cause, e.backToRest(ctx, j))
+	}
+	if f == nil || !f.Retry || j.session.Retries >= maxRetries {
 		return e.fail(ctx, j, cause)
 	}
-	err := e.settle(ctx, j.session, e.act(j.session, "session.suspended"), func(tx domain.Tx, t *settled, a *domain.Act) error {
+	err := e.settle(ctx, j, e.act(j.session, "session.suspended"), func(tx domain.Tx, _ *domain.Consent, t *settled, a *domain.Act) error {
 		a.Details["reason"] = string(f.Reason)
 		t.session.Retries++
 		return t.session.Move(domain.SessionSuspended, f.Reason, e.Env.Now())
@@ -131,12 +153,13 @@ func (e *Engine) verified(ctx context.Context, j *job, p *Portfolio) error {
 	if err != nil {
 		return e.fail(ctx, j, err)
 	}
-	err = e.settle(ctx, j.session, e.act(j.session, "sca.verified"), func(tx domain.Tx, t *settled, a *domain.Act) error {
+	j.unsaved = sealed
+	err = e.settle(ctx, j, e.act(j.session, "sca.verified"), func(tx domain.Tx, _ *domain.Consent, t *settled, a *domain.Act) error {
 		now := e.Env.Now()
-		if t.challenge == nil {
-			return &domain.Error{Kind: domain.Gone, Code: "challenge_over", Message: "this question of the bank is over"}
+		if !t.open() {
+			return errOver
 		}
-		if t.challenge.State == domain.SCARejected || t.challenge.State == domain.SCASelection {
+		if !slices.Contains(domain.SCAMoves[t.challenge.State], domain.SCAVerified) { // the bank asks for nothing more after all
 			if err := t.challenge.Move(domain.SCAIssued, now); err != nil {
 				return err
 			}
@@ -157,5 +180,5 @@ func (e *Engine) verified(ctx context.Context, j *job, p *Portfolio) error {
 		return errors.Join(tx.Put(t.challenge), tx.Emit(domain.Event{Topic: domain.TopicSession,
 			Subject: t.session.Key(), Custodian: t.session.Custodian}))
 	})
-	return e.stopped(ctx, j, err)
+	return e.ended(ctx, j, err)
 }

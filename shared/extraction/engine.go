@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"slices"
 	"time"
 
 	"sluis.internal/shared/domain"
@@ -35,7 +36,6 @@ type Engine struct {
 	Portfolio *envelope.Closer // portfolio data
 	Pseudonym domain.Secret    // keys account identifiers and part digests
 	Lease     time.Duration    // how long a session is a dead worker's; 0 means 30 s
-	Language  string
 }
 
 // StateKey closes and opens the state of a session.
@@ -46,39 +46,64 @@ type StateKey interface {
 
 const (
 	maxRetries   = 2                // of one session, over passing failures; the connector has tried thrice each time
+	longestPause = time.Hour        // a bank that asks for more is left alone until the next reading is due
 	challengeFor = 5 * time.Minute  // where the bank does not say
 	bankSession  = 30 * time.Minute // after that a session at the bank is over by itself
+	endTimeout   = 30 * time.Second // for closing it
+	lastWord     = 5 * time.Second  // for a commit after the work was cut short
 )
 
-// Run takes the session that an event names one step further, whatever step that is.
+// Run takes the session that an event names one step further, whatever step that is, and closes it at the bank if it
+// has ended.
 func (e *Engine) Run(ctx context.Context, event domain.Event) error {
-	s := &domain.Session{ID: domain.SessionID(event.Subject)}
-	if err := e.Store.Get(ctx, s); err != nil {
+	s, err := e.session(ctx, domain.SessionID(event.Subject))
+	if err != nil {
 		if domain.KindOf(err) == domain.NotFound {
 			return nil // erased
 		}
 		return err
 	}
-	if domain.SessionMoves.Final(s.State) {
-		return e.closeBank(ctx, s)
+	switch {
+	case domain.SessionMoves.Final(s.State):
+	case s.State == domain.SessionSuspended:
+		err = e.expire(ctx, s, event)
+	default:
+		err = e.advance(ctx, s, !event.NotBefore.IsZero())
 	}
-	if s.State == domain.SessionSuspended {
-		return e.expire(ctx, s)
+	if err != nil {
+		return err
 	}
-	j, err := e.claim(ctx, s, !event.NotBefore.IsZero())
+	return e.closeBank(ctx, s.ID)
+}
+
+// session reads a session of this engine's custodian. One that was sent to the wrong engine is refused: its password
+// must not be shown to another bank.
+func (e *Engine) session(ctx context.Context, id domain.SessionID) (*domain.Session, error) {
+	s := &domain.Session{ID: id}
+	if err := e.Store.Get(ctx, s); err != nil {
+		return nil, err
+	}
+	if s.Custodian != e.Custodian.ID {
+		return nil, &domain.Error{Kind: domain.Internal, Code: "custodian_foreign", Message: "this session is another custodian's"}
+	}
+	return s, nil
+}
+
+// advance claims the session and does what is to be done, under the lease.
+func (e *Engine) advance(ctx context.Context, s *domain.Session, delayed bool) error {
+	j, err := e.claim(ctx, s, delayed)
 	if refused(err) {
-		return e.cancel(ctx, s)
+		return e.cancel(ctx, &job{session: s}, err)
 	}
 	if err != nil || j == nil {
 		return err
 	}
+	ctx, stop := e.keepLease(ctx, j)
+	defer stop()
 	return e.run(ctx, j)
 }
 
-// run does what claim found was to be done, under the lease.
 func (e *Engine) run(ctx context.Context, j *job) error {
-	ctx, stop := e.keepLease(ctx, j)
-	defer stop()
 	in := Input{Kind: InputResume}
 	if j.credential != nil {
 		fields, err := e.Opener.OpenCredentials(j.credential.Sealed, j.credential.InnerKey, j.connection.Binding())
@@ -87,7 +112,7 @@ func (e *Engine) run(ctx context.Context, j *job) error {
 		}
 		in = Input{Kind: InputLogin, Credentials: fields}
 	}
-	gate, out, err := e.step(ctx, j.session, in)
+	gate, out, err := e.step(ctx, j, in)
 	if err != nil {
 		return e.fail(ctx, j, err)
 	}
@@ -103,11 +128,13 @@ func (e *Engine) run(ctx context.Context, j *job) error {
 
 // job is a claimed session with what it needs.
 type job struct {
-	session    *domain.Session
-	connection *domain.Connection
-	consent    *domain.Consent
+	session    *domain.Session        // as claimed
+	connection *domain.Connection     // as claimed
+	consent    *domain.Consent        // as claimed
 	credential *domain.Credential     // to log in with; nil to resume
 	judged     domain.CredentialState // what the bank thought of it before
+	verdict    *Failure               // what it thinks now, where that is known but not written down yet
+	unsaved    []byte                 // the way into the bank's session, sealed, until a commit has kept it
 }
 
 // act begins the description of an act on j's session.
@@ -120,34 +147,34 @@ func (e *Engine) act(s *domain.Session, action string) domain.Act {
 
 // claim makes a queued session running, or takes over one whose worker died, under a lease. A login is marked on the
 // credential here, before the bank hears of it. It returns nil where there is nothing to run. A delayed event only looks
-// after a challenge: one that finds its challenge passed leaves a running session to the event that runs it.
+// after a challenge: one that finds its challenge passed leaves the session to the event that runs it.
 func (e *Engine) claim(ctx context.Context, seen *domain.Session, delayed bool) (*job, error) {
 	var j *job
-	var broken, back bool
+	var unfit domain.Reason
+	var back bool
 	err := domain.Perform(ctx, e.Env, e.Store, e.act(seen, "session.started"), func(tx domain.Tx, c *domain.Consent, a *domain.Act) error {
-		j, broken, back = nil, false, false
-		fresh, cred, err := e.load(tx, seen, c)
+		j, unfit, back = nil, "", false
+		t, err := look(tx, seen)
 		if err != nil {
 			return err
 		}
-		s, now := fresh.session, e.Env.Now()
+		s, now := t.session, e.Env.Now()
+		verified := t.challenge != nil && t.challenge.State == domain.SCAVerified
 		switch {
-		case s.State == domain.SessionRunning && now.Before(s.LeaseUntil) && delayed && fresh.verified:
+		case s.State != domain.SessionRunning && s.State != domain.SessionQueued, delayed && verified:
 			return errNothing
 		case s.State == domain.SessionRunning && now.Before(s.LeaseUntil):
 			return &domain.Error{Kind: domain.Unavailable, Code: "session_running", RetryAfter: s.LeaseUntil.Sub(now)}
-		case s.State != domain.SessionRunning && s.State != domain.SessionQueued:
+		}
+		if back = s.State == domain.SessionRunning && s.ChallengeID != "" && !verified; back {
 			return errNothing
 		}
-		if back = s.State == domain.SessionRunning && s.ChallengeID != "" && !fresh.verified; back {
-			return errNothing
-		}
-		j = &job{session: s, connection: fresh.connection, consent: c}
+		j = &job{session: s, connection: t.connection, consent: c}
 		if len(s.Sealed) == 0 {
-			if broken, err = j.takeCredential(cred, now); err != nil {
+			if unfit, err = j.takeCredential(t.credential, now); err != nil {
 				return err
 			}
-			if broken {
+			if unfit != "" {
 				return errNothing
 			}
 		}
@@ -156,60 +183,31 @@ func (e *Engine) claim(ctx context.Context, seen *domain.Session, delayed bool) 
 	switch {
 	case back:
 		return nil, e.suspendAgain(ctx, seen)
-	case broken:
-		return nil, e.fail(ctx, j, &Failure{Reason: domain.ReasonInterrupted})
+	case unfit != "":
+		return nil, e.fail(ctx, j, &Failure{Reason: unfit})
 	case errors.Is(err, errNothing):
 		return nil, nil
 	}
 	return j, err
 }
 
-var errNothing = errors.New("nothing to run")
+var errNothing = errors.New("nothing to do")
 
-// loaded is what a transaction on a session begins with.
-type loaded struct {
-	session    *domain.Session
-	connection *domain.Connection
-	verified   bool // its challenge, if it had one, is passed
-}
-
-func (e *Engine) load(tx domain.Tx, seen *domain.Session, c *domain.Consent) (loaded, *domain.Credential, error) {
-	l := loaded{session: &domain.Session{ID: seen.ID}, connection: &domain.Connection{ID: seen.ConnectionID}}
-	if err := tx.Get(l.session); err != nil {
-		return l, nil, err
-	}
-	if err := tx.Get(l.connection); err != nil {
-		return l, nil, err
-	}
-	if l.session.ChallengeID != "" {
-		challenge := &domain.Challenge{ID: l.session.ChallengeID}
-		if err := tx.Get(challenge); err != nil && domain.KindOf(err) != domain.NotFound {
-			return l, nil, err
-		}
-		l.verified = challenge.State == domain.SCAVerified
-	}
-	cred := &domain.Credential{ConnectionID: c.ConnectionID}
-	if err := tx.Get(cred); err != nil {
-		if domain.KindOf(err) != domain.NotFound {
-			return l, nil, err
-		}
-		cred = nil
-	}
-	return l, cred, nil
-}
-
-// takeCredential marks a login on the credential. It reports true where a login broke off before: then nobody but a
-// person may say that it is tried again.
-func (j *job) takeCredential(cred *domain.Credential, now domain.Time) (broken bool, err error) {
+// takeCredential marks a login on the credential, or says why it must not be tried: it was erased, the bank refused it,
+// or a login with it broke off, after which nobody but a person may say that it is tried again.
+func (j *job) takeCredential(cred *domain.Credential, now domain.Time) (unfit domain.Reason, err error) {
 	if cred == nil {
-		return false, &domain.Error{Kind: domain.Conflict, Code: "credential_missing", Message: "there is no credential; send the investor a reconnect link"}
+		return domain.ReasonCredentialsErased, nil
 	}
-	scheduled := j.session.Cause == domain.CauseScheduled
 	j.judged, j.credential = cred.State, cred
-	if cred.State == domain.CredentialTrying || cred.State == domain.CredentialUnconfirmed && scheduled {
-		return true, nil
+	switch {
+	case cred.State == domain.CredentialRefused:
+		return domain.ReasonCredentialsRefused, nil
+	case cred.State == domain.CredentialTrying,
+		cred.State == domain.CredentialUnconfirmed && j.session.Cause == domain.CauseScheduled:
+		return domain.ReasonInterrupted, nil
 	}
-	return false, cred.Move(domain.CredentialTrying, now)
+	return "", cred.Move(domain.CredentialTrying, now)
 }
 
 func (e *Engine) start(tx domain.Tx, j *job, a *domain.Act) error {
@@ -252,7 +250,7 @@ func (e *Engine) keepLease(ctx context.Context, j *job) (context.Context, func()
 				return
 			case <-tick.C:
 			}
-			if err := e.renew(ctx, j.session); err != nil && ctx.Err() == nil {
+			if err := e.renew(ctx, j); err != nil && ctx.Err() == nil {
 				slog.WarnContext(ctx, "lease not renewed", "session", j.session.ID, "code", domain.CodeOf(err))
 				if refused(err) || errors.Is(err, errTaken) {
 					cancel(err)
@@ -264,9 +262,9 @@ func (e *Engine) keepLease(ctx context.Context, j *job) (context.Context, func()
 	return ctx, func() { cancel(nil); <-done }
 }
 
-func (e *Engine) renew(ctx context.Context, s *domain.Session) error {
-	return domain.Perform(ctx, e.Env, e.Store, e.act(s, "session.renewed"), func(tx domain.Tx, _ *domain.Consent, _ *domain.Act) error {
-		fresh, err := e.mine(tx, s)
+func (e *Engine) renew(ctx context.Context, j *job) error {
+	return e.perform(ctx, j, e.act(j.session, "session.renewed"), func(tx domain.Tx, _ *domain.Consent, _ *domain.Act) error {
+		fresh, err := mine(tx, j.session)
 		if err != nil {
 			return err
 		}
@@ -275,16 +273,48 @@ func (e *Engine) renew(ctx context.Context, s *domain.Session) error {
 	})
 }
 
-// mine reads the session again and makes sure that it still runs: somebody may have cancelled it.
-func (e *Engine) mine(tx domain.Tx, s *domain.Session) (*domain.Session, error) {
+// perform is domain.Perform for a claimed session. Besides, the consent must still cover each product that it covered
+// when the session was claimed: what was read meanwhile is not kept.
+func (e *Engine) perform(ctx context.Context, j *job, act domain.Act, fn func(domain.Tx, *domain.Consent, *domain.Act) error) error {
+	var lost domain.Product
+	err := domain.Perform(ctx, e.Env, e.Store, act, func(tx domain.Tx, c *domain.Consent, a *domain.Act) error {
+		lost = ""
+		for _, p := range j.consent.Products {
+			if !slices.Contains(c.Products, p) {
+				lost = p
+				return errNarrowed
+			}
+		}
+		return fn(tx, c, a)
+	})
+	if lost == "" {
+		return err
+	}
+	act.Product = lost // has the refusal recorded
+	denied := domain.Perform(ctx, e.Env, e.Store, act, func(domain.Tx, *domain.Consent, *domain.Act) error { return errNarrowed })
+	return errors.Join(errNarrowed, denied)
+}
+
+var errNarrowed = &domain.Error{Kind: domain.Forbidden, Code: "consent_scope", Message: "the consent covers less than it did"}
+
+// mine reads the session again and makes sure that it is as we claimed it: somebody may have cancelled, taken over or
+// erased it.
+func mine(tx domain.Tx, s *domain.Session) (*domain.Session, error) {
 	fresh := &domain.Session{ID: s.ID}
 	if err := tx.Get(fresh); err != nil {
+		if domain.KindOf(err) == domain.NotFound {
+			return nil, errTaken
+		}
 		return nil, err
 	}
-	if fresh.State != domain.SessionRunning || fresh.Attempts != s.Attempts {
+	if taken(fresh, s) {
 		return nil, errTaken
 	}
 	return fresh, nil
+}
+
+func taken(fresh, claimed *domain.Session) bool {
+	return fresh.State != claimed.State || fresh.Attempts != claimed.Attempts
 }
 
 // errTaken stops a worker whose session was taken over, cancelled or erased meanwhile.
@@ -296,24 +326,26 @@ func refused(err error) bool {
 }
 
 // step calls the connector behind the egress guard. Whatever secrets it was given are wiped afterwards.
-func (e *Engine) step(ctx context.Context, s *domain.Session, in Input) (gate *Gate, out Outcome, err error) {
+func (e *Engine) step(ctx context.Context, j *job, in Input) (gate *Gate, out Outcome, err error) {
 	defer func() {
 		for _, secret := range in.Credentials {
 			secret.Wipe()
 		}
 		in.Code.Wipe()
-		if v := recover(); v != nil {
+		if recover() != nil { // what was thrown may hold anything: it is not logged
 			slog.ErrorContext(ctx, "connector panicked", "custodian", e.Custodian.ID, "step", in.Kind)
 			err = &Failure{Reason: domain.ReasonInternal}
 		}
 	}()
-	state, err := e.openState(s)
+	state, err := e.openState(j.session)
 	if err != nil {
-		return nil, Outcome{}, err
+		return nil, Outcome{}, &Failure{Reason: domain.ReasonInternal, Unjudged: true, Retry: domain.KindOf(err) == domain.Unavailable, Err: err}
 	}
 	defer state.Wipe()
-	gate = e.gate(s)
-	out, err = e.Connector.Step(ctx, e.visit(s, gate, state), in)
+	gate = e.gate(j.session)
+	visit := e.visit(j.session, gate, state)
+	visit.Language, visit.Products = j.consent.Language, j.consent.Products
+	out, err = e.Connector.Step(ctx, visit, in)
 	if err == nil && (out.Challenge == nil) == (out.Portfolio == nil) {
 		err = &Failure{Reason: domain.ReasonInternal, Err: errors.New("connector gave not exactly one outcome")}
 	}
@@ -329,15 +361,18 @@ func (e *Engine) openState(s *domain.Session) (domain.Secret, error) {
 
 func (e *Engine) visit(s *domain.Session, gate *Gate, state domain.Secret) Session {
 	return Session{ID: s.ID, Custodian: e.Custodian, HTTP: NewClient(gate), Secrets: e.Secrets, Env: e.Env,
-		State: state.Reveal(), Attended: s.Attended(), Language: e.Language}
+		State: state.Reveal(), Attended: s.Attended()}
 }
 
-// gate makes the egress guard of one step and records what it refuses.
+// gate makes the egress guard of one step and records what it refuses, also when the work was cut short meanwhile.
 func (e *Engine) gate(s *domain.Session) *Gate {
 	return Guard(e.Custodian, e.Connector.Requests(), e.Network, func(ctx context.Context, method, host, path string) {
+		ctx, done := context.WithTimeout(context.WithoutCancel(ctx), lastWord)
+		defer done()
 		entry := domain.Note(e.Env, "extract", "egress.refused", domain.Actor{Kind: domain.ActorSystem, ID: "extract"},
 			s.ClientID, string(s.ID), map[string]string{"method": method, "host": host, "path": path})
-		entry.Data.Outcome, entry.Data.ConsentID, entry.Data.ConnectionID = domain.OutcomeDenied, s.ConsentID, s.ConnectionID
+		entry.Data.Outcome, entry.Data.Reason, entry.Data.Custodian = domain.OutcomeDenied, string(domain.ReasonEgressRefused), s.Custodian
+		entry.Data.ConsentID, entry.Data.ConnectionID = s.ConsentID, s.ConnectionID
 		if err := e.Store.Commit(ctx, func(tx domain.Tx) error { return tx.Record(entry) }); err != nil {
 			slog.ErrorContext(ctx, "refused request not recorded", "session", s.ID, "code", domain.CodeOf(err))
 		}

@@ -27,8 +27,9 @@ type reading struct {
 	status   map[domain.Product]domain.ProductStatus
 	sums     *sums
 	staged   []*domain.Part // waiting for the next commit
-	written  []string       // new parts that stand in the store already
+	written  []*domain.Part // new parts that stand in the store already, without their content
 	size     int            // bytes staged
+	parts    int            // named by this version
 }
 
 // Bounds of one commit: Firestore takes 10 MiB and 500 writes in a transaction.
@@ -36,6 +37,9 @@ const (
 	stageBytes = 4 << 20
 	stageParts = 100
 )
+
+// maxParts bounds the parts of one version, so that its manifest stays below 1 MiB: ten million records, or 5 GB.
+const maxParts = 10_000
 
 // read pulls every product consented to, stores it as the saving scope allows, and completes the session with one new
 // portfolio version.
@@ -51,10 +55,7 @@ func (e *Engine) read(ctx context.Context, j *job, p *Portfolio) error {
 		}
 		r.status[product] = status
 	}
-	if err := r.complete(ctx); err != nil {
-		return e.stopped(ctx, j, err)
-	}
-	return e.closeAfter(ctx, j.session)
+	return e.ended(ctx, j, r.complete(ctx))
 }
 
 // begin finds the previous version, whose parts need not be written again.
@@ -78,88 +79,129 @@ func (r *reading) begin(ctx context.Context) error {
 	return nil
 }
 
-// product pulls one product to its end. An error of the bank makes the product failed, not the reading, unless it is
-// passing and the reading can be begun again.
-func (r *reading) product(ctx context.Context, p domain.Product, records Records) (domain.ProductStatus, error) {
+// product pulls one product to its end. An error of the bank, or a panic of its connector, makes the product failed,
+// not the reading, unless it is passing and the reading can be begun again.
+func (r *reading) product(ctx context.Context, p domain.Product, records Records) (status domain.ProductStatus, err error) {
 	if !slices.Contains(r.j.consent.Products, p) {
 		return domain.ProductStatus{State: domain.ProductNotConsented}, nil
 	}
-	saved := r.j.consent.SavingFor(p).Scope != domain.SaveNone
-	status := domain.ProductStatus{State: domain.ProductEmpty, Saved: saved}
+	status = domain.ProductStatus{State: domain.ProductEmpty, Saved: r.j.consent.SavingFor(p).Scope != domain.SaveNone}
 	if records == nil {
 		return status, nil
 	}
+	defer func() {
+		if recover() != nil { // what was thrown may hold anything: it is not logged
+			status, err = r.failed(ctx, p, &Failure{Reason: domain.ReasonInternal, Err: errors.New("connector panicked")})
+		}
+	}()
 	b := &batch{}
+	defer b.empty()
 	for record, err := range records {
 		if err == nil {
 			err = r.own(record, p)
 		}
-		if err != nil {
-			return r.failed(ctx, status, err)
+		if err == nil {
+			err = r.sums.add(record)
 		}
-		r.sums.add(record)
+		if err != nil {
+			return r.failed(ctx, p, err)
+		}
 		status.Count++
-		if !saved {
+		if !status.Saved {
 			continue
 		}
-		if err := b.add(record); err != nil {
-			return r.failed(ctx, status, err)
+		line, err := b.line(record)
+		if err != nil {
+			return r.failed(ctx, p, err)
 		}
-		if b.full() {
+		if b.full(line) {
 			if status.Parts, err = r.stage(ctx, p, b, status.Parts); err != nil {
-				return status, err
+				return r.unstaged(ctx, p, err)
 			}
 		}
+		b.add(line)
 	}
 	if err := context.Cause(ctx); err != nil {
 		return status, err
 	}
-	var err error
 	if b.count > 0 {
-		status.Parts, err = r.stage(ctx, p, b, status.Parts)
+		if status.Parts, err = r.stage(ctx, p, b, status.Parts); err != nil {
+			return r.unstaged(ctx, p, err)
+		}
 	}
 	if status.Count > 0 {
 		status.State = domain.ProductComplete
 	}
-	return status, err
+	return status, nil
+}
+
+// unstaged tells a product that does not fit from a store that did not take it.
+func (r *reading) unstaged(ctx context.Context, p domain.Product, err error) (domain.ProductStatus, error) {
+	if errors.Is(err, errTooMany) {
+		return r.failed(ctx, p, err)
+	}
+	return domain.ProductStatus{}, err
 }
 
 // failed decides what an error within a product means: the whole session (a lost way in, a passing failure, an end of
-// the consent), or this product alone.
-func (r *reading) failed(ctx context.Context, status domain.ProductStatus, err error) (domain.ProductStatus, error) {
+// the consent), or this product alone, of which then nothing is kept.
+func (r *reading) failed(ctx context.Context, p domain.Product, err error) (domain.ProductStatus, error) {
+	status := domain.ProductStatus{State: domain.ProductFailed}
 	if cause := context.Cause(ctx); cause != nil {
 		return status, cause
 	}
-	var f *Failure
-	if !errors.As(err, &f) {
-		f = &Failure{Reason: domain.ReasonInternal, Err: err}
-	}
-	if f.Retry && r.j.session.Retries < maxRetries || f.Reason == domain.ReasonEgressRefused {
+	f := failure(err)
+	if r.j.again(f) || f.Reason == domain.ReasonEgressRefused {
 		return status, f
 	}
-	return domain.ProductStatus{State: domain.ProductFailed, Reason: f.Reason}, nil
+	r.j.log(ctx, f)
+	status.Reason = f.Reason
+	return status, r.drop(ctx, func(part *domain.Part) bool { return part.Product == p })
 }
 
-// abandon ends a reading that cannot go on. New parts of it are deleted: no version will name them.
+// drop takes back the new parts that match: no version will name them.
+func (r *reading) drop(ctx context.Context, match func(*domain.Part) bool) error {
+	r.staged = slices.DeleteFunc(r.staged, match)
+	r.size = 0
+	for _, part := range r.staged {
+		r.size += len(part.Sealed)
+	}
+	var loose []*domain.Part
+	for _, part := range r.written {
+		if match(part) {
+			loose = append(loose, part)
+		}
+	}
+	r.written = slices.DeleteFunc(r.written, match)
+	for chunk := range slices.Chunk(loose, stageParts) {
+		err := r.e.perform(ctx, r.j, r.e.act(r.j.session, "portfolio.parts_dropped"), func(tx domain.Tx, _ *domain.Consent, a *domain.Act) error {
+			if _, err := mine(tx, r.j.session); err != nil {
+				return err
+			}
+			a.Details["parts"] = strconv.Itoa(len(chunk))
+			for _, part := range chunk {
+				if err := tx.Delete(part); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// abandon ends a reading that cannot go on. Its new parts are dropped, unless it begins again soon.
 func (r *reading) abandon(ctx context.Context, cause error) error {
 	var f *Failure
 	if !errors.As(cause, &f) {
 		return r.e.stopped(ctx, r.j, cause)
 	}
-	if !f.Retry {
-		for chunk := range slices.Chunk(r.written, stageParts) {
-			err := domain.Perform(ctx, r.e.Env, r.e.Store, r.e.late(r.j.session, "portfolio.parts_dropped"), func(tx domain.Tx, _ *domain.Consent, a *domain.Act) error {
-				a.Details["parts"] = strconv.Itoa(len(chunk))
-				for _, id := range chunk {
-					if err := tx.Delete(&domain.Part{ID: id}); err != nil {
-						return err
-					}
-				}
-				return nil
-			})
-			if err != nil {
-				return err
-			}
+	if !r.j.again(f) {
+		if err := r.drop(ctx, func(*domain.Part) bool { return true }); err != nil {
+			return r.e.stopped(ctx, r.j, err)
 		}
 	}
 	return r.e.fail(ctx, r.j, f)
@@ -210,28 +252,43 @@ type batch struct {
 	count int
 }
 
-func (b *batch) add(record domain.Record) error {
+// line is a record as a line.
+func (b *batch) line(record domain.Record) ([]byte, error) {
 	line, err := json.Marshal(record)
 	if err != nil {
-		return fmt.Errorf("writing record: %w", err)
+		return nil, fmt.Errorf("writing record: %w", err)
 	}
-	if len(line) > domain.MaxPartBytes {
-		return &Failure{Reason: domain.ReasonBankAnswer, Err: errors.New("one record is larger than a part")}
+	if len(line) >= domain.MaxPartBytes {
+		return nil, &Failure{Reason: domain.ReasonBankAnswer, Err: errors.New("one record is larger than a part")}
 	}
-	b.lines.Write(line)
-	b.lines.WriteByte('\n')
-	b.count++
-	return nil
+	return append(line, '\n'), nil
 }
 
-func (b *batch) full() bool {
-	return b.count >= domain.MaxPartRecords || b.lines.Len() >= domain.MaxPartBytes
+// full says whether line no longer fits.
+func (b *batch) full(line []byte) bool {
+	return b.count >= domain.MaxPartRecords || b.lines.Len()+len(line) > domain.MaxPartBytes
 }
+
+func (b *batch) add(line []byte) {
+	b.lines.Write(line)
+	b.count++
+}
+
+func (b *batch) empty() {
+	clear(b.lines.Bytes())
+	b.lines.Reset()
+	b.count = 0
+}
+
+var errTooMany = &Failure{Reason: domain.ReasonBankAnswer, Err: errors.New("more records than a version holds")}
 
 // stage closes the batch as a part, unless the previous version has the very same, and commits the staged parts once
 // there are many. It returns parts with the new name, and empties the batch.
 func (r *reading) stage(ctx context.Context, p domain.Product, b *batch, parts []string) ([]string, error) {
-	defer func() { clear(b.lines.Bytes()); b.lines.Reset(); b.count = 0 }()
+	defer b.empty()
+	if r.parts++; r.parts > maxParts {
+		return nil, errTooMany
+	}
 	c := r.j.connection
 	id := "part_" + r.mark("part", string(c.ID), string(p), strconv.Itoa(len(parts)), b.lines.String())
 	parts = append(parts, id)
@@ -276,8 +333,8 @@ func (r *reading) newDataKey(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = domain.Perform(ctx, r.e.Env, r.e.Store, r.e.act(r.j.session, "data_key.created"), func(tx domain.Tx, _ *domain.Consent, _ *domain.Act) error {
-		if _, err := r.e.mine(tx, r.j.session); err != nil {
+	err = r.e.perform(ctx, r.j, r.e.act(r.j.session, "data_key.created"), func(tx domain.Tx, _ *domain.Consent, _ *domain.Act) error {
+		if _, err := mine(tx, r.j.session); err != nil {
 			return err
 		}
 		return tx.Put(fresh)
@@ -290,31 +347,59 @@ func (r *reading) newDataKey(ctx context.Context) error {
 
 // flush commits the staged parts, under the consent and the lease. No reader sees them until a version names them.
 func (r *reading) flush(ctx context.Context) error {
-	err := domain.Perform(ctx, r.e.Env, r.e.Store, r.e.act(r.j.session, "portfolio.parts_stored"), func(tx domain.Tx, _ *domain.Consent, a *domain.Act) error {
-		s, err := r.e.mine(tx, r.j.session)
+	var fresh []*domain.Part
+	err := r.e.perform(ctx, r.j, r.e.act(r.j.session, "portfolio.parts_stored"), func(tx domain.Tx, _ *domain.Consent, a *domain.Act) error {
+		s, err := mine(tx, r.j.session)
 		if err != nil {
 			return err
 		}
-		key := &domain.DataKey{ConnectionID: s.ConnectionID}
-		if err := tx.Get(key); err != nil {
+		if fresh, err = r.fresh(tx); err != nil {
 			return err
 		}
 		s.LeaseUntil, s.Records = r.e.Env.Now().Add(r.e.lease()), r.sums.records
-		a.Details["parts"] = strconv.Itoa(len(r.staged))
-		return errors.Join(tx.Put(s), r.put(tx))
+		a.Details["parts"] = strconv.Itoa(len(fresh))
+		return errors.Join(tx.Put(s), put(tx, fresh))
 	})
 	if err != nil {
 		return err
 	}
-	for _, part := range r.staged {
-		r.written = append(r.written, part.ID)
+	for _, part := range fresh {
+		r.written = append(r.written, &domain.Part{ID: part.ID, Product: part.Product})
 	}
 	r.staged, r.size = nil, 0
 	return nil
 }
 
-func (r *reading) put(tx domain.Tx) error {
+// fresh are the staged parts that are not in the store already: older versions may name those, so they are neither
+// written twice nor, later, dropped. The key must not have been erased meanwhile; a part that is older than it is a
+// leftover that nobody can read.
+func (r *reading) fresh(tx domain.Tx) ([]*domain.Part, error) {
+	if r.key == nil {
+		return nil, nil
+	}
+	key := &domain.DataKey{ConnectionID: r.key.ConnectionID}
+	err := tx.Get(key)
+	if domain.KindOf(err) == domain.NotFound || err == nil && !bytes.Equal(key.Wrapped, r.key.Wrapped) {
+		return nil, &domain.Error{Kind: domain.Unavailable, Code: "data_erased", Message: "the data was erased while it was read"}
+	}
+	if err != nil {
+		return nil, err
+	}
+	var fresh []*domain.Part
 	for _, part := range r.staged {
+		there, err := maybe(tx, &domain.Part{ID: part.ID})
+		if err != nil {
+			return nil, err
+		}
+		if there == nil || there.CreatedAt.Before(key.CreatedAt) {
+			fresh = append(fresh, part)
+		}
+	}
+	return fresh, nil
+}
+
+func put(tx domain.Tx, parts []*domain.Part) error {
+	for _, part := range parts {
 		if err := tx.Put(part); err != nil {
 			return err
 		}
@@ -329,9 +414,13 @@ func (r *reading) complete(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return e.settle(ctx, r.j.session, e.act(r.j.session, "portfolio.stored"), func(tx domain.Tx, t *settled, a *domain.Act) error {
+	return e.settle(ctx, r.j, e.act(r.j.session, "portfolio.stored"), func(tx domain.Tx, c *domain.Consent, t *settled, a *domain.Act) error {
 		now := e.Env.Now()
-		previous, err := r.reread(tx, t)
+		previous, err := r.reread(tx)
+		if err != nil {
+			return err
+		}
+		fresh, err := r.fresh(tx)
 		if err != nil {
 			return err
 		}
@@ -343,31 +432,23 @@ func (r *reading) complete(ctx context.Context) error {
 			return err
 		}
 		if previous != nil {
-			retire(previous, version, t.consent, now)
+			retire(previous, version, c, now)
 			if err := tx.Put(previous); err != nil {
 				return err
 			}
 		}
-		return errors.Join(r.put(tx), tx.Put(version), r.activate(tx, t, version, now))
+		return errors.Join(put(tx, fresh), tx.Put(version), r.activate(tx, c, t, version, now))
 	})
 }
 
 // reread reads what the version builds on within the transaction: it must not have been erased meanwhile.
-func (r *reading) reread(tx domain.Tx, t *settled) (*domain.Portfolio, error) {
-	if r.key != nil {
-		if err := tx.Get(&domain.DataKey{ConnectionID: t.connection.ID}); err != nil {
-			if domain.KindOf(err) == domain.NotFound {
-				return nil, errTaken
-			}
-			return nil, err
-		}
-	}
+func (r *reading) reread(tx domain.Tx) (*domain.Portfolio, error) {
 	if r.previous == nil {
 		return nil, nil
 	}
 	previous, err := maybe(tx, &domain.Portfolio{ID: r.previous.ID})
 	if err == nil && previous == nil {
-		err = errTaken
+		err = &domain.Error{Kind: domain.Unavailable, Code: "data_erased", Message: "the data was erased while it was read"}
 	}
 	return previous, err
 }
@@ -394,7 +475,7 @@ func (r *reading) version(ctx context.Context) (*domain.Portfolio, error) {
 }
 
 // activate brings the connection to its new version and tells the client.
-func (r *reading) activate(tx domain.Tx, t *settled, v *domain.Portfolio, now domain.Time) error {
+func (r *reading) activate(tx domain.Tx, consent *domain.Consent, t *settled, v *domain.Portfolio, now domain.Time) error {
 	c := t.connection
 	first := c.State != domain.ConnectionActive
 	if c.State == domain.ConnectionPaused || c.State == domain.ConnectionAwaiting {
@@ -414,7 +495,7 @@ func (r *reading) activate(tx domain.Tx, t *settled, v *domain.Portfolio, now do
 		c.Products[p] = status
 	}
 	c.NextRefreshAt = domain.Time{}
-	if t.consent.Access == domain.AccessRecurring && r.e.Custodian.RefreshHour > 0 {
+	if consent.Access == domain.AccessRecurring && r.e.Custodian.RefreshHour > 0 {
 		c.NextRefreshAt = now.Add(time.Duration(r.e.Custodian.RefreshHour) * time.Hour)
 	}
 	if first {
