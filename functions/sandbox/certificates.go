@@ -7,6 +7,8 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 )
 
@@ -23,6 +25,15 @@ type certificate struct {
 	BackupsUntil time.Time      `json:"backups_until"`
 	KeyID        string         `json:"key_id"`
 	Verified     bool           `json:"-"` // the signature is that key's
+}
+
+// What lists what was erased, in words.
+func (c certificate) What() []string {
+	var out []string
+	for _, kind := range slices.Sorted(maps.Keys(c.Erased)) {
+		out = append(out, fmt.Sprintf("%d × %s", c.Erased[kind], plain(kind)))
+	}
+	return out
 }
 
 // certificates lists a connection's certificates of erasure, newest first, each with its signature checked.

@@ -22,7 +22,6 @@ type panel struct {
 // ring is a donut: what the total is made of.
 type ring struct {
 	ID, Title, Desc string
-	Center          string
 	Arcs            []arc
 	Below           bool // some parts are below zero, and not in the ring
 }
@@ -41,11 +40,19 @@ const colours = 8
 func (p *portfolioPage) draw(values map[string]map[string]decimal.Decimal) []panel {
 	sums := tallies(p.holdings)
 	var out []panel
-	for _, t := range sums {
+	for i, t := range sums {
 		one := panel{Currency: t.currency, Total: sum(t.total(), t.currency), Invested: sum(t.invested, t.currency),
-			Cash: sum(t.cash, t.currency), Mixed: len(sums) > 1,
-			Ring:     newRing(t),
-			Accounts: newChart("accounts-"+t.currency, "Value by account", t.currency, descending(t.accounts, p.Account), t.total())}
+			Cash: sum(t.cash, t.currency), Mixed: len(sums) > 1}
+		if !counted(p.Status("positions")) {
+			one.Invested = "unknown"
+		}
+		if !counted(p.Status("cash")) {
+			one.Cash = "unknown"
+		}
+		if i == 0 || len(t.kinds)+len(t.accounts) > 2 { // a single figure needs no chart
+			one.Ring = newRing(t)
+			one.Accounts = newChart("accounts-"+t.currency, "Value by account", t.currency, descending(t.accounts, p.Account), t.total())
+		}
 		if !t.owed.IsZero() {
 			one.Owed = sum(t.owed, t.currency)
 		}
@@ -86,7 +93,7 @@ func percent(part, whole decimal.Decimal) string {
 // newRing draws the kinds that make up a total. What is below zero (an overdraft, a short position) has no place in a
 // ring: it stands in the list beside it.
 func newRing(t *tally) ring {
-	r := ring{ID: "ring-" + t.currency, Title: "Allocation by kind, " + t.currency, Center: figure(t.total(), t.currency)}
+	r := ring{ID: "ring-" + t.currency, Title: "Allocation by kind, " + t.currency}
 	parts := descending(t.kinds, kindLabel)
 	above := decimal.Zero
 	for _, p := range parts {
@@ -100,11 +107,14 @@ func newRing(t *tally) ring {
 		if p.Value.Sign() > 0 {
 			length := 100 * ratio(p.Value, above)
 			one.Share, one.Class = percent(p.Value, above), "c"+strconv.Itoa(class%colours+1)
-			gap := 0.0
-			if length > 1 && length < 100 {
-				gap = 0.6
+			drawn := length
+			switch {
+			case length >= 100:
+				drawn = 200 // closes without a seam
+			case length > 1:
+				drawn -= 0.6 // leaves a gap
 			}
-			one.Length, one.Offset = coordinate(length-gap), coordinate(-at)
+			one.Length, one.Offset = coordinate(drawn), coordinate(-at)
 			at, class = at+length, class+1
 			r.Desc += fmt.Sprintf("%s %s. ", p.Label, one.Share)
 		} else if p.Value.Sign() < 0 {
@@ -144,7 +154,7 @@ func newChart(id, title, currency string, parts []part, whole decimal.Decimal) *
 	}
 	for i, p := range parts {
 		width := max(0.5, 100*ratio(p.Value.Abs(), most))
-		c.Bars = append(c.Bars, bar{Label: short(p.Label, 24), Full: p.Label, Amount: sum(p.Value, currency),
+		c.Bars = append(c.Bars, bar{Label: short(p.Label, 48), Full: p.Label, Amount: sum(p.Value, currency),
 			Share: percent(p.Value, whole), Width: coordinate(width) + "%", Text: i*rowHeight + 14, Top: i*rowHeight + 21, Below: p.Value.Sign() < 0})
 	}
 	if len(parts) > 0 {

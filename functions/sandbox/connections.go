@@ -131,7 +131,7 @@ func (a *app) home(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (a *app) showHome(w http.ResponseWriter, r *http.Request, code int, form askForm) error {
-	q := url.Values{"limit": {"50"}}
+	q := url.Values{"limit": {"20"}}
 	cursor := r.URL.Query().Get("cursor")
 	if cursor != "" && len(cursor) <= 512 {
 		q.Set("cursor", cursor)
@@ -147,7 +147,7 @@ func (a *app) showHome(w http.ResponseWriter, r *http.Request, code int, form as
 	}
 	form.Once = rand.Text()
 	return a.show(w, r, code, view{Name: "home", Title: "Investors", Live: true, Body: homePage{Connections: page.Data,
-		Gaps: gaps, Next: page.Next, Paged: cursor != "", Webhooks: a.inbox.recent(30), Refused: a.inbox.refusals(),
+		Gaps: gaps, Next: page.Next, Paged: cursor != "", Webhooks: a.inbox.recent(20), Refused: a.inbox.refusals(),
 		Fault: a.inbox.fault, Form: form}})
 }
 
@@ -157,7 +157,7 @@ func (a *app) ask(w http.ResponseWriter, r *http.Request) error {
 		return &problem{Status: http.StatusBadRequest, Code: "form", Detail: "The form could not be read."}
 	}
 	form := askForm{Ref: r.PostFormValue("investor_ref"), Access: r.PostFormValue("access"),
-		Language: r.PostFormValue("language"), Products: r.PostForm["products"]}
+		Language: r.PostFormValue("language"), Products: append([]string{}, r.PostForm["products"]...)}
 	req := request{method: http.MethodPost, path: "/v1/consents", body: map[string]any{
 		"investor_ref": form.Ref, "purpose": purpose{Code: "wealth_overview"}, "products": form.Products,
 		"access": form.Access, "language": form.Language,

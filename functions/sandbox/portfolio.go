@@ -170,12 +170,12 @@ func (a *app) portfolio(w http.ResponseWriter, r *http.Request) error {
 	}
 	page := portfolioPage{Connection: c, holdings: h, Old: h.Version.ID != c.PortfolioID, Versions: versions,
 		names: accountNames(h.Accounts), Unvalued: unvalued(h.Positions)}
-	page.Panels = page.draw(values)
 	for _, p := range products {
 		if s := h.Version.Products[p.Name]; (p.Name == "cash" || p.Name == "positions") && !counted(s) {
 			page.Unknown = append(page.Unknown, productLine{Name: p.Name, Label: p.Label, status: s})
 		}
 	}
+	page.Panels = page.draw(values)
 	page.window(r.URL.Query().Get("from"), wanted)
 	return a.show(w, r, http.StatusOK, view{Name: "portfolio", Title: "Portfolio of " + c.InvestorRef, Body: page})
 }

@@ -39,6 +39,16 @@ type connection struct {
 	UpdatedAt       time.Time         `json:"updated_at"`
 }
 
+// Failed counts the products that the last reading could not get.
+func (c *connection) Failed() (n int) {
+	for _, s := range c.Products {
+		if s.State == "failed" {
+			n++
+		}
+	}
+	return n
+}
+
 // session is the newest visit to the bank.
 type session struct {
 	ID        string    `json:"id"`

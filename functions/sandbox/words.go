@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"html/template"
+	"strconv"
 	"strings"
 	"time"
 
@@ -76,8 +77,8 @@ func quoted(p *price) string {
 	if p == nil {
 		return none
 	}
-	text := p.Value.String()
-	if p.Value.Exponent() > -2 {
+	text := p.Value.String() // without trailing zeros
+	if _, fraction, _ := strings.Cut(text, "."); len(fraction) < 2 {
 		text = p.Value.StringFixed(2)
 	}
 	if p.Percent {
@@ -139,6 +140,22 @@ func stated(text string) string {
 		return "not stated"
 	}
 	return text
+}
+
+// asOf heads the provenance of a record.
+func asOf(text string) string {
+	if text == "" {
+		return "the bank states no date"
+	}
+	return "as of " + stated(text)
+}
+
+// count is a number of things: "1 record", "2 records".
+func count(n int, thing string) string {
+	if n != 1 {
+		thing += "s"
+	}
+	return group(strconv.Itoa(n)) + " " + thing
 }
 
 // plain makes words of a code such as awaiting_credentials.
@@ -222,7 +239,7 @@ var done = map[string]string{
 // helpers are what templates call.
 var helpers = template.FuncMap{
 	"money": money, "exact": exact, "quantity": quantity, "quoted": quoted, "gain": gainOf, "moment": moment,
-	"clock": clock, "stated": stated, "plain": plain, "capital": capital, "state": stateOf, "reason": reasonOf,
+	"clock": clock, "stated": stated, "asOf": asOf, "count": count, "plain": plain, "capital": capital, "state": stateOf, "reason": reasonOf,
 	"asset": assetOf, "dict": dict, "sum": sum,
 }
 

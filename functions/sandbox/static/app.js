@@ -102,7 +102,9 @@ document.addEventListener("click", async (event) => {
 });
 
 if ("live" in body.dataset || document.getElementById("newer")) {
-	follow();
+	// Not before the page is complete: until then a stream that never ends looks like a page that never loads.
+	if (document.readyState === "complete") follow();
+	else addEventListener("load", () => setTimeout(follow));
 	document.addEventListener("visibilitychange", () => {
 		follow();
 		if (!document.hidden && "live" in body.dataset) soon(0);
