@@ -30,7 +30,7 @@ type Service struct {
 	Display domain.Decrypter
 	Bank    Answerer
 	Every   time.Duration // how often a watched session is looked at; 0 means half a second
-	streams streamCount
+	crowd   crowd
 }
 
 // Routes registers what the investor's page calls.
@@ -188,8 +188,15 @@ func (s *Service) answer(ctx context.Context, c *serve.Call) (serve.Answer, erro
 	if err := check(r, challenge); err != nil {
 		return serve.Answer{}, err
 	}
-	if in.Kind == domain.AnswerPoll && !s.due(challenge, domain.Time{}) {
-		return s.state(ctx, c) // the bank says how often it may be asked, not the page
+	if in.Kind == domain.AnswerPoll { // the bank says how often it may be asked, not the page
+		done, err := s.turn(ctx, challenge.ID)
+		if err != nil {
+			return serve.Answer{}, err
+		}
+		if done == nil {
+			return s.state(ctx, c)
+		}
+		defer done()
 	}
 	if err := s.authorise(ctx, c, challenge, in.Kind); err != nil {
 		return serve.Answer{}, err

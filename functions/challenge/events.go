@@ -21,40 +21,61 @@ const (
 	maxStreams = 6 // of one visit at once: as many as a browser opens to one host
 )
 
-// streamCount counts the open streams of each visit.
-type streamCount struct {
-	mu sync.Mutex
-	by map[string]int
+// crowd is what goes on at once in this process: the open streams of each visit, and the challenges that the bank is
+// being asked about.
+type crowd struct {
+	mu      sync.Mutex
+	streams map[string]int
+	asking  map[domain.ChallengeID]bool
 }
 
-func (o *streamCount) enter(visit string) error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.by[visit] >= maxStreams {
+func (c *crowd) enter(visit string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.streams[visit] >= maxStreams {
 		return &domain.Error{Kind: domain.RateLimited, Code: "too_many_streams", RetryAfter: heartbeat, Message: "this page is open too often; close the other ones"}
 	}
-	if o.by == nil {
-		o.by = map[string]int{}
+	if c.streams == nil {
+		c.streams = map[string]int{}
 	}
-	o.by[visit]++
+	c.streams[visit]++
 	return nil
 }
 
-func (o *streamCount) leave(visit string) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.by[visit]--; o.by[visit] == 0 {
-		delete(o.by, visit)
+func (c *crowd) leave(visit string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.streams[visit]--; c.streams[visit] == 0 {
+		delete(c.streams, visit)
 	}
+}
+
+func (c *crowd) ask(id domain.ChallengeID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.asking[id] {
+		return false
+	}
+	if c.asking == nil {
+		c.asking = map[domain.ChallengeID]bool{}
+	}
+	c.asking[id] = true
+	return true
+}
+
+func (c *crowd) asked(id domain.ChallengeID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.asking, id)
 }
 
 // events streams the State as server-sent events whenever it changes. While the page is open and the bank waits for
 // an approval elsewhere, it asks the bank at the bank's own interval whether that has come.
 func (s *Service) events(w http.ResponseWriter, r *http.Request, v *domain.Visit) error {
-	if err := s.streams.enter(v.Hash); err != nil {
+	if err := s.crowd.enter(v.Hash); err != nil {
 		return err
 	}
-	defer s.streams.leave(v.Hash)
+	defer s.crowd.leave(v.Hash)
 	ctx, done := context.WithTimeout(r.Context(), streamFor)
 	defer done()
 	out := &stream{w: w, control: http.NewResponseController(w)}
@@ -118,9 +139,28 @@ func (s *Service) due(c *domain.Challenge, polled domain.Time) bool {
 	return c.State == domain.SCAAwaiting && now.Before(c.AnswerBy) && !now.Before(polled.Add(every)) && !now.Before(c.UpdatedAt.Add(every))
 }
 
+// turn says whether the bank may be asked about an approval now, however many pages want to: one asks at a time, and
+// looks again first whether another just did. Whoever gets the turn gives it back by calling done.
+func (s *Service) turn(ctx context.Context, id domain.ChallengeID) (done func(), err error) {
+	if !s.crowd.ask(id) {
+		return nil, nil
+	}
+	done = func() { s.crowd.asked(id) }
+	fresh := &domain.Challenge{ID: id}
+	if err = s.Store.Get(ctx, fresh); err != nil || !s.due(fresh, domain.Time{}) {
+		done()
+		return nil, err
+	}
+	return done, nil
+}
+
 // poll asks the bank once. A failure is the session's business, not the stream's: the next look shows it.
 func (s *Service) poll(ctx context.Context, c *domain.Challenge) {
-	err := s.Bank.Answer(ctx, c.Custodian, domain.AnswerRequest{SessionID: c.SessionID, ChallengeID: c.ID, Kind: domain.AnswerPoll})
+	done, err := s.turn(ctx, c.ID)
+	if done != nil {
+		defer done()
+		err = s.Bank.Answer(ctx, c.Custodian, domain.AnswerRequest{SessionID: c.SessionID, ChallengeID: c.ID, Kind: domain.AnswerPoll})
+	}
 	if err != nil {
 		slog.DebugContext(ctx, "approval not asked for", "session", c.SessionID, "code", domain.CodeOf(err))
 	}
