@@ -99,7 +99,7 @@ func (s *Service) listAdvisors(ctx context.Context, call *serve.Call) (serve.Ans
 	if err != nil {
 		return serve.Answer{}, fmt.Errorf("listing advisors: %w", err)
 	}
-	out := list[advisorResource]{Next: next}
+	out := serve.List[advisorResource]{Next: next}
 	for i := range advisors {
 		out.Data = append(out.Data, advisorOf(&advisors[i]))
 	}

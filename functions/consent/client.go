@@ -46,7 +46,7 @@ type custodianResource struct {
 
 // listCustodians answers GET /v1/custodians: those available here.
 func (s *Service) listCustodians(context.Context, *serve.Call) (serve.Answer, error) {
-	var out list[custodianResource]
+	var out serve.List[custodianResource]
 	for _, c := range s.Custodians {
 		out.Data = append(out.Data, custodianResource{ID: c.ID, Name: c.Name, Country: c.Country, Methods: c.Methods,
 			Products: c.Products, Unattended: c.Unattended, Sandbox: c.Sandbox})

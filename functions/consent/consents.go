@@ -223,7 +223,7 @@ func (s *Service) listConsents(ctx context.Context, call *serve.Call) (serve.Ans
 	if err != nil {
 		return serve.Answer{}, fmt.Errorf("listing consents: %w", err)
 	}
-	out := list[consentResource]{Next: next}
+	out := serve.List[consentResource]{Next: next}
 	for i := range consents {
 		if call.Principal.Sees(&consents[i]) {
 			out.Data = append(out.Data, resourceOf(&consents[i]))

@@ -120,7 +120,7 @@ func (s *Service) listKeys(ctx context.Context, call *serve.Call) (serve.Answer,
 	if err != nil {
 		return serve.Answer{}, fmt.Errorf("listing keys: %w", err)
 	}
-	out := list[keyResource]{Next: next}
+	out := serve.List[keyResource]{Next: next}
 	for i := range keys {
 		out.Data = append(out.Data, keyOf(&keys[i]))
 	}

@@ -58,12 +58,6 @@ func (s *Service) Routes(mux *http.ServeMux) {
 	s.Door.API(mux, "DELETE /v1/keys/{key}", clientOnly, s.revokeKey)
 }
 
-// list is a page of a list as the API gives it.
-type list[T any] struct {
-	Data []T    `json:"data"`
-	Next string `json:"next,omitempty"`
-}
-
 // effect is what an act does within its transaction.
 type effect = func(domain.Tx, *domain.Consent, *domain.Act) error
 

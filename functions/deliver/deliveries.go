@@ -82,11 +82,11 @@ func (s *Service) listDeliveries(ctx context.Context, c *serve.Call) (serve.Answ
 	if err != nil {
 		return serve.Answer{}, err
 	}
-	out := list[deliveryView]{Data: []deliveryView{}, Next: next}
+	out := serve.List[deliveryView]{Data: []deliveryView{}, Next: next}
 	for i := range deliveries {
 		// Another client's endpoint or notice has another client's deliveries, all of them: nothing of it may be seen.
 		if deliveries[i].ClientID != c.Principal.ClientID {
-			return serve.Answer{Body: list[deliveryView]{Data: []deliveryView{}}}, nil
+			return serve.Answer{Body: serve.List[deliveryView]{Data: []deliveryView{}}}, nil
 		}
 		out.Data = append(out.Data, viewDelivery(&deliveries[i]))
 	}
@@ -94,7 +94,7 @@ func (s *Service) listDeliveries(ctx context.Context, c *serve.Call) (serve.Answ
 }
 
 func (s *Service) listOne(ctx context.Context, c *serve.Call, id domain.DeliveryID) (serve.Answer, error) {
-	out := list[deliveryView]{Data: []deliveryView{}}
+	out := serve.List[deliveryView]{Data: []deliveryView{}}
 	d, err := s.ownDelivery(ctx, c, id)
 	if err == nil {
 		out.Data = append(out.Data, viewDelivery(d))

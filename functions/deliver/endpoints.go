@@ -63,12 +63,6 @@ func viewEndpoint(ep *domain.Endpoint) endpointView {
 		CreatedAt: ep.CreatedAt, UpdatedAt: ep.UpdatedAt}
 }
 
-// list is a page of anything.
-type list[T any] struct {
-	Data []T    `json:"data"`
-	Next string `json:"next,omitempty"`
-}
-
 // audited is an entry about what a client did to its endpoints and deliveries.
 func (s *Service) audited(c *serve.Call, action, subject string, details map[string]string) *domain.Entry {
 	entry := domain.Note(s.Env, function, action, c.Principal.Actor(), c.Principal.ClientID, subject, details)
@@ -168,7 +162,7 @@ func (s *Service) listEndpoints(ctx context.Context, c *serve.Call) (serve.Answe
 	if err != nil {
 		return serve.Answer{}, err
 	}
-	out := list[endpointView]{Data: []endpointView{}}
+	out := serve.List[endpointView]{Data: []endpointView{}}
 	for i := range all {
 		if all[i].State != domain.EndpointRemoved {
 			out.Data = append(out.Data, viewEndpoint(&all[i]))

@@ -54,7 +54,7 @@ func (s *Service) Routes(mux *http.ServeMux) {
 // byClient erases on the client's word. To erase all is to end the consent.
 func (s *Service) byClient(scope domain.ErasureScope) serve.Endpoint {
 	return func(ctx context.Context, c *serve.Call) (serve.Answer, error) {
-		conn, err := s.connection(ctx, c)
+		conn, err := s.Door.Connection(ctx, c)
 		if err != nil {
 			return serve.Answer{}, err
 		}
@@ -103,14 +103,13 @@ func (s *Service) byInvestor(ctx context.Context, c *serve.Call) (serve.Answer, 
 }
 
 type certificatePage struct {
-	Data []domain.Erasure `json:"data"`
-	Next string           `json:"next,omitempty"`
-	Keys []key            `json:"keys"`
+	serve.List[domain.Erasure]
+	Keys []key `json:"keys"`
 }
 
 // list gives a connection's certificates, newest first, and the keys to verify them with.
 func (s *Service) list(ctx context.Context, c *serve.Call) (serve.Answer, error) {
-	conn, err := s.connection(ctx, c)
+	conn, err := s.Door.Connection(ctx, c)
 	if err != nil {
 		return serve.Answer{}, err
 	}
@@ -126,7 +125,7 @@ func (s *Service) list(ctx context.Context, c *serve.Call) (serve.Answer, error)
 	if err != nil {
 		return serve.Answer{}, err
 	}
-	return serve.Answer{Body: certificatePage{Data: found, Next: next, Keys: []key{public}}}, nil
+	return serve.Answer{Body: certificatePage{List: serve.List[domain.Erasure]{Data: found, Next: next}, Keys: []key{public}}}, nil
 }
 
 // certificates gives a page of what is signed; erasures under way are left out.
@@ -143,22 +142,6 @@ func (s *Service) certificates(ctx context.Context, id domain.ConnectionID, curs
 		}
 	}
 	return signed, next, nil
-}
-
-// connection finds the connection of the path, if it is the caller's client's.
-func (s *Service) connection(ctx context.Context, c *serve.Call) (*domain.Connection, error) {
-	id, err := serve.PathID(c, "connection", domain.ParseID[domain.ConnectionID])
-	if err != nil {
-		return nil, err
-	}
-	conn := &domain.Connection{ID: id}
-	if err := s.Store.Get(ctx, conn); err != nil {
-		return nil, err
-	}
-	if conn.ClientID != c.Principal.ClientID {
-		return nil, domain.ErrNotFound
-	}
-	return conn, nil
 }
 
 // Erasure takes an erasure-requested event, whose subject is a connection: it finishes what broke off, and if the

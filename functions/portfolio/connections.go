@@ -67,11 +67,6 @@ func viewProduct(s domain.ProductStatus) productView {
 	return productView{State: s.State, Reason: s.Reason, Count: s.Count, Saved: s.Saved}
 }
 
-type connectionPage struct {
-	Data []connectionView `json:"data"`
-	Next string           `json:"next,omitempty"`
-}
-
 // listConnections gives a page of connections, newest first. For an advisor a page may be short, or even empty,
 // although there are more: only a missing next is the end.
 func (s *Service) listConnections(ctx context.Context, c *serve.Call) (serve.Answer, error) {
@@ -86,7 +81,7 @@ func (s *Service) listConnections(ctx context.Context, c *serve.Call) (serve.Ans
 		}
 		q.Index, q.Match = "connections_by_investor", append(q.Match, ref)
 	}
-	page := connectionPage{Data: []connectionView{}}
+	page := serve.List[connectionView]{Data: []connectionView{}}
 	for scanned := 0; scanned < maxScan; {
 		q.Limit = limit - len(page.Data)
 		found, next, err := domain.List[domain.Connection](ctx, s.Store, q)
@@ -134,7 +129,7 @@ func (s *Service) sees(ctx context.Context, p domain.Principal, conn *domain.Con
 
 // getConnection gives one connection, with its newest session.
 func (s *Service) getConnection(ctx context.Context, c *serve.Call) (serve.Answer, error) {
-	conn, err := s.connection(ctx, c)
+	conn, err := s.Door.Connection(ctx, c)
 	if err != nil {
 		return serve.Answer{}, err
 	}

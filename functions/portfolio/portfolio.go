@@ -46,23 +46,6 @@ func (s *Service) Routes(mux *http.ServeMux) {
 	s.Door.API(mux, "GET /v1/connections/{connection}/portfolio/{product}", readers, s.getRecords)
 }
 
-// connection finds the connection of the path, if it is the caller's client's. What is another client's does not
-// exist for this one.
-func (s *Service) connection(ctx context.Context, c *serve.Call) (*domain.Connection, error) {
-	id, err := serve.PathID(c, "connection", domain.ParseID[domain.ConnectionID])
-	if err != nil {
-		return nil, err
-	}
-	conn := &domain.Connection{ID: id}
-	if err := s.Store.Get(ctx, conn); err != nil {
-		return nil, err
-	}
-	if conn.ClientID != c.Principal.ClientID {
-		return nil, domain.ErrNotFound
-	}
-	return conn, nil
-}
-
 // act begins the description of what the caller does to conn.
 func (s *Service) act(c *serve.Call, conn *domain.Connection, action string) domain.Act {
 	return domain.Act{Action: action, Function: "portfolio", Actor: c.Principal.Actor(), Origin: c.Origin,

@@ -82,7 +82,7 @@ func (s *Service) wanted(ctx context.Context, c *serve.Call, conn *domain.Connec
 
 // getRecords gives a page of one product's records.
 func (s *Service) getRecords(ctx context.Context, c *serve.Call) (serve.Answer, error) {
-	conn, err := s.connection(ctx, c)
+	conn, err := s.Door.Connection(ctx, c)
 	if err != nil {
 		return serve.Answer{}, err
 	}

@@ -40,7 +40,7 @@ type refreshView struct {
 
 // refresh queues a session: 202 with a new one, 200 with the one that is already under way.
 func (s *Service) refresh(ctx context.Context, c *serve.Call) (serve.Answer, error) {
-	conn, err := s.connection(ctx, c)
+	conn, err := s.Door.Connection(ctx, c)
 	if err != nil {
 		return serve.Answer{}, err
 	}

@@ -52,7 +52,7 @@ func viewPortfolio(consent *domain.Consent, p *domain.Portfolio) portfolioView {
 
 // getPortfolio gives one version's manifest: the newest, or ?version= its number or identifier.
 func (s *Service) getPortfolio(ctx context.Context, c *serve.Call) (serve.Answer, error) {
-	conn, err := s.connection(ctx, c)
+	conn, err := s.Door.Connection(ctx, c)
 	if err != nil {
 		return serve.Answer{}, err
 	}
@@ -185,14 +185,9 @@ func (s *Service) pick(ctx context.Context, conn *domain.Connection, name string
 	}
 }
 
-type versionPage struct {
-	Data []portfolioView `json:"data"`
-	Next string          `json:"next,omitempty"`
-}
-
 // listPortfolios gives a page of the versions that are kept, newest first, without their sums.
 func (s *Service) listPortfolios(ctx context.Context, c *serve.Call) (serve.Answer, error) {
-	conn, err := s.connection(ctx, c)
+	conn, err := s.Door.Connection(ctx, c)
 	if err != nil {
 		return serve.Answer{}, err
 	}
@@ -205,7 +200,7 @@ func (s *Service) listPortfolios(ctx context.Context, c *serve.Call) (serve.Answ
 	if err != nil {
 		return serve.Answer{}, err
 	}
-	page := versionPage{Next: next}
+	page := serve.List[portfolioView]{Next: next}
 	err = s.perform(ctx, s.act(c, conn, "portfolio.listed"), func(_ domain.Tx, consent *domain.Consent, a *domain.Act) error {
 		page.Data = make([]portfolioView, 0, len(found))
 		for i := range found {

@@ -396,6 +396,29 @@ func (c *Call) Decode(v any) error {
 	return &domain.Error{Kind: domain.Invalid, Code: "invalid_json", Message: "the body is not JSON; send one JSON object in UTF-8", Err: err}
 }
 
+// List is a page of a list as the API gives it. Next, where there is one, is the cursor of the page after.
+type List[T any] struct {
+	Data []T    `json:"data"`
+	Next string `json:"next,omitempty"`
+}
+
+// Connection finds the connection of the path parameter connection, if it is the caller's client's. What is another
+// client's does not exist for this one.
+func (d *Door) Connection(ctx context.Context, c *Call) (*domain.Connection, error) {
+	id, err := PathID(c, "connection", domain.ParseID[domain.ConnectionID])
+	if err != nil {
+		return nil, err
+	}
+	conn := &domain.Connection{ID: id}
+	if err := d.Store.Get(ctx, conn); err != nil {
+		return nil, err
+	}
+	if conn.ClientID != c.Principal.ClientID {
+		return nil, domain.ErrNotFound
+	}
+	return conn, nil
+}
+
 // PathID reads a path parameter as an identifier.
 func PathID[T interface {
 	~string
