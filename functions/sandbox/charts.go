@@ -122,6 +122,9 @@ func newRing(t *tally) ring {
 		}
 		r.Arcs = append(r.Arcs, one)
 	}
+	if class == 0 {
+		r.Arcs = nil // nothing to draw
+	}
 	return r
 }
 

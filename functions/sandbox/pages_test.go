@@ -337,6 +337,34 @@ func TestRepeated(t *testing.T) {
 	}
 }
 
+// TestRetryAfter: who is told when to come back does not come back at once.
+func TestRetryAfter(t *testing.T) {
+	f := newFake(t)
+	f.on("GET /v1/connections", 503)
+	f.then("GET /v1/connections", 503, problemJSON(503, "unavailable", "try again"), http.Header{"Retry-After": {"30"}})
+	has(t, f.app(t).get("/", 503), "Try again in 30 s")
+	if n := len(f.called("GET /v1/connections")); n != 1 {
+		t.Errorf("%d calls, want 1", n)
+	}
+}
+
+// TestCanonical: RFC 8785 escapes nothing for HTML, as Go's encoder does unless it is told not to.
+func TestCanonical(t *testing.T) {
+	public, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signature := base64.StdEncoding.EncodeToString(ed25519.Sign(key, []byte(`{"cause":"a<b>&c","erased":{"data_key":1,"part":12345678901234567}}`)))
+	if !signedBy(public, []byte(`{"signature":"`+signature+`", "erased":{"part":12345678901234567,"data_key":1}, "cause":"a<b>&c"}`)) {
+		t.Error("a good signature does not fit")
+	}
+	for _, bad := range []string{``, `[]`, `{}`, `{"signature":5}`, `{"signature":"%"}`, `{"signature":""}`} {
+		if signedBy(public, []byte(bad)) {
+			t.Errorf("a signature fits %q", bad)
+		}
+	}
+}
+
 func TestAssets(t *testing.T) {
 	a := newFake(t).app(t)
 	page := a.get("/returned", 200)
