@@ -99,6 +99,9 @@ func (v *visitor) at(ctx context.Context, s extraction.Session, at string) error
 	if v.process.dead.Load() {
 		return errDied
 	}
+	if v.process.moment != nil {
+		v.process.moment()
+	}
 	if v.hook == nil {
 		return nil
 	}

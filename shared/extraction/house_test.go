@@ -53,6 +53,7 @@ type house struct {
 
 	mu      sync.Mutex
 	now     time.Time
+	ticks   func() time.Time // instead of now, where time passes by itself
 	fault   func(point string) error
 	tap     *tap // of the transaction under way
 	emitted []domain.Event
@@ -94,6 +95,9 @@ func unmarshal(t testing.TB, name string, v any) {
 func (h *house) clock() time.Time {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.ticks != nil {
+		return h.ticks()
+	}
 	return h.now
 }
 
@@ -139,7 +143,8 @@ var errDied = errors.New("the process died")
 // process is the store as one process sees it: once dead, it reaches nothing any more.
 type process struct {
 	*house
-	dead atomic.Bool
+	dead   atomic.Bool
+	moment func() // called before each commit
 }
 
 func (p *process) Get(ctx context.Context, d domain.Document) error {
@@ -157,6 +162,9 @@ func (p *process) List(ctx context.Context, q domain.Query) (domain.Page, error)
 }
 
 func (p *process) Commit(ctx context.Context, fn func(domain.Tx) error) error {
+	if p.moment != nil {
+		p.moment()
+	}
 	return p.backend.Commit(ctx, func(tx domain.Tx) error {
 		if p.dead.Load() {
 			return errDied
@@ -183,6 +191,7 @@ type world struct {
 	queue   []queued
 	dead    []queued // given up
 	ctx     context.Context
+	moment  func() // called before each commit of the engine, and at each point the bank's hook is told of
 }
 
 // queued is an event on its way.
@@ -217,7 +226,11 @@ func (h *house) settle(t testing.TB, change ...func(*domain.Consent)) *world {
 
 // restart replaces the process by a new one.
 func (w *world) restart() {
-	w.process = &process{house: w.house}
+	w.process = &process{house: w.house, moment: func() {
+		if w.moment != nil {
+			w.moment()
+		}
+	}}
 	w.ctx = w.t.Context()
 	w.engine = w.newEngine(w.process)
 }

@@ -58,9 +58,12 @@ func (t *settled) open() bool {
 }
 
 // settle commits what came of a step: under the consent, it makes sure that the session is still ours, reads everything
-// of it again, lets fn change it, and writes session and connection. What a bank said cannot be asked for twice, so a
-// store that fails is asked again; if it had taken the first try, the next finds errTaken.
+// of it again, lets fn change it, and writes session and connection. What a bank said cannot be asked for twice, so it
+// is written down even while the process stops, and a store that fails is asked again; if it had taken the first try,
+// the next finds errTaken.
 func (e *Engine) settle(ctx context.Context, j *job, act domain.Act, fn func(domain.Tx, *domain.Consent, *settled, *domain.Act) error) error {
+	ctx, done := outlast(ctx)
+	defer done()
 	for wait := 50 * time.Millisecond; ; wait *= 4 {
 		err := e.settleOnce(ctx, j, act, fn)
 		switch domain.KindOf(err) {
@@ -76,6 +79,24 @@ func (e *Engine) settle(ctx context.Context, j *job, act domain.Act, fn func(dom
 			return err
 		case <-time.After(wait):
 		}
+	}
+}
+
+// outlast gives a context that lives on for a last word after ctx has ended.
+func outlast(ctx context.Context) (context.Context, func()) {
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var timer *time.Timer
+	started := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		timer = time.AfterFunc(lastWord, cancel)
+		close(started)
+	})
+	return longer, func() {
+		if !stop() {
+			<-started
+			timer.Stop()
+		}
+		cancel()
 	}
 }
 
@@ -277,11 +298,11 @@ func (j *job) log(ctx context.Context, f *Failure) {
 func (e *Engine) fail(ctx context.Context, j *job, cause error) error {
 	f := failure(cause)
 	j.log(ctx, f)
-	if over := context.Cause(ctx); over != nil {
-		if f.Unjudged || f.Reason == domain.ReasonCredentialsRefused {
-			j.verdict = f // the end of the work has nothing to do with it
+	if over := context.Cause(ctx); over != nil && f.Reason != domain.ReasonCredentialsRefused {
+		if f.Unjudged {
+			j.verdict = f
 		}
-		return e.stopped(ctx, j, over)
+		return e.stopped(ctx, j, over) // which is why it failed
 	}
 	again := j.again(f)
 	act := e.act(j.session, "session.failed")
@@ -397,8 +418,6 @@ func (e *Engine) stopped(ctx context.Context, j *job, err error) error {
 	case ctx.Err() == nil:
 		return err
 	}
-	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), lastWord)
-	defer done()
 	back := e.settle(ctx, j, e.act(j.session, "session.postponed"), func(tx domain.Tx, _ *domain.Consent, t *settled, a *domain.Act) error {
 		a.Details["reason"] = "stopping"
 		return e.putBack(tx, t, j)
@@ -415,6 +434,7 @@ func (e *Engine) putBack(tx domain.Tx, t *settled, j *job) error {
 			return err
 		}
 		if !f.Unjudged {
+			t.session.Sealed = j.unsaved
 			return e.end(tx, t, f.Reason)
 		}
 	}
