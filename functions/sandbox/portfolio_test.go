@@ -208,6 +208,8 @@ func TestNumbers(t *testing.T) {
 		{"yen", sum(d("1234.5"), "JPY"), "1 235 JPY"},
 		{"dinar", sum(d("1.2345"), "KWD"), "1.235 KWD"},
 		{"large and exact", exact(&amount{d("123456789012345678901234567890.123456789012345678"), "EUR"}), "123 456 789 012 345 678 901 234 567 890.123456789012345678 EUR"},
+		{"exact, noughts kept", exact(&amount{d("30479.90"), "EUR"}), "30 479.90 EUR"},
+		{"exact, without cents", exact(&amount{d("12000"), "EUR"}), "12 000 EUR"},
 		{"no amount", money(nil), "–"},
 		{"price", quoted(&price{Value: d("251.9000"), Currency: "EUR"}), "251.90 EUR"},
 		{"price with many digits", quoted(&price{Value: d("1.23456"), Currency: "USD"}), "1.23456 USD"},

@@ -61,7 +61,7 @@ func exact(a *amount) string {
 	if a == nil {
 		return none
 	}
-	return group(a.Value.String()) + bound + a.Currency
+	return group(a.Value.StringFixed(max(0, -a.Value.Exponent()))) + bound + a.Currency
 }
 
 // quantity is a number of pieces, or a face value.
