@@ -115,7 +115,7 @@ type player struct {
 	app      *app
 	investor *investor
 	bank     *bank.Bank
-	before   map[string]int // login attempts at the bank when the journey began
+	before   map[string]int // refused logins at the bank when the journey began
 }
 
 // step is what one word does.
@@ -169,7 +169,7 @@ func init() {
 		"webhooks":  func(p *player, ctx context.Context, args []string) error { return p.app.awaitWebhooks(ctx, args) },
 		"terminate": func(p *player, ctx context.Context, _ []string) error { return p.app.terminate(ctx) },
 		"erase":     func(p *player, ctx context.Context, args []string) error { return p.app.erase(ctx, first(args)) },
-		"attempts":  (*player).attempts,
+		"refusals":  (*player).refusals,
 		"refused":   (*player).refused,
 	}
 }
@@ -204,15 +204,15 @@ func (p *player) login(ctx context.Context, args []string) error {
 		}
 	}
 	if p.before == nil {
-		p.before = map[string]int{l.Number: p.bank.Attempts(l.Number)}
+		p.before = map[string]int{l.Number: p.bank.Refused(l.Number)}
 	}
 	return p.investor.seal(ctx, map[string]string{"username": l.Number, "password": pin})
 }
 
-// attempts checks how often the bank was asked to log somebody in since the journey's first login.
-func (p *player) attempts(_ context.Context, args []string) error {
-	if got := fmt.Sprint(p.bank.Attempts(args[0]) - p.before[args[0]]); got != args[1] {
-		return fmt.Errorf("the bank saw %s login attempts, want %s", got, args[1])
+// refusals checks how often the bank has refused a password since the journey's first login.
+func (p *player) refusals(_ context.Context, args []string) error {
+	if got := fmt.Sprint(p.bank.Refused(args[0]) - p.before[args[0]]); got != args[1] {
+		return fmt.Errorf("the bank refused %s passwords, want %s", got, args[1])
 	}
 	return nil
 }

@@ -49,8 +49,9 @@ func (h *home) sample(ctx context.Context, o *options, l net.Listener) error {
 
 // join adds the sample client, with a key and an endpoint, and keeps what it was given.
 func (h *home) join(ctx context.Context, m *membership, path string) error {
+	month := domain.Saving{Scope: domain.SaveHistory, Days: 30}
 	c, err := consent.AddClient(ctx, h, h.env, "Sample Wealth", consent.Terms{ReturnOrigins: []string{m.Own},
-		Saving: map[domain.Product]domain.Saving{domain.ProductPositions: {Scope: domain.SaveHistory, Days: 30}, domain.ProductCash: {Scope: domain.SaveHistory, Days: 30}}})
+		Saving: map[domain.Product]domain.Saving{domain.ProductAccounts: month, domain.ProductCash: month, domain.ProductPositions: month}})
 	if err != nil {
 		return err
 	}
