@@ -42,7 +42,7 @@ func (p *page) Write(b []byte) (int, error) {
 	if p.broken != nil {
 		return 0, p.broken
 	}
-	if p.header.Get("Content-Type") == "text/event-stream" && p.until.Sub(time.Now()) != 30*time.Second {
+	if p.header.Get("Content-Type") == "text/event-stream" && time.Until(p.until) != 30*time.Second {
 		p.t.Errorf("a write that may last until %s", p.until)
 	}
 	return p.text.Write(b)

@@ -158,3 +158,42 @@ func TestServerHasBounds(t *testing.T) {
 		t.Errorf("without bounds: %+v", s)
 	}
 }
+
+// TestUnknownRoutes: what no pattern fits is told like every other failure.
+func TestUnknownRoutes(t *testing.T) {
+	b := newBed(t, 0)
+	own := http.NewServeMux()
+	b.door.Public(own, "GET /v1/things/{id}", give("thing"))
+	b.door.Public(own, "POST /v1/things/{id}", give("thing"))
+	inner := http.NewServeMux()
+	inner.Handle("GET /v1/things/{id}", own)
+	inner.Handle("POST /v1/things/{id}", own)
+	b.mux.Handle("/", serve.NewServer(inner).Handler)
+	for _, c := range []struct {
+		method, path string
+		status       int
+		code, allow  string
+	}{
+		{"GET", "/v1/things/1", 200, "", ""},
+		{"HEAD", "/v1/things/1", 200, "", ""},
+		{"GET", "/", 404, "not_found", ""},
+		{"GET", "/v1/thing", 404, "not_found", ""},
+		{"GET", "/v1/things/1/", 404, "not_found", ""},
+		{"GET", "/%2e%2e/etc/passwd", 404, "not_found", ""},
+		{"POST", "/nothing", 404, "not_found", ""},
+		{"DELETE", "/v1/things/1", 405, "method_not_allowed", "GET, HEAD, POST"},
+		{"BREW", "/v1/things/1", 405, "method_not_allowed", "GET, HEAD, POST"},
+	} {
+		w := b.ask(c.method, c.path, "")
+		if c.code == "" {
+			if w.Code != c.status {
+				t.Errorf("%s %s: got %d %s", c.method, c.path, w.Code, w.Body)
+			}
+			continue
+		}
+		b.want(w, c.status, c.code)
+		if w.Header().Get("Allow") != c.allow || w.Header().Get("Content-Security-Policy") == "" || w.Header().Get("X-Content-Type-Options") != "nosniff" {
+			t.Errorf("%s %s: headers are %v", c.method, c.path, w.Header())
+		}
+	}
+}

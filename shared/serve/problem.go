@@ -53,10 +53,14 @@ func WriteProblem(w http.ResponseWriter, err error) int {
 	if p.Status == http.StatusUnauthorized {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="sluis"`)
 	}
+	writeProblem(w, p)
+	return p.Status
+}
+
+func writeProblem(w http.ResponseWriter, p Problem) {
 	body, err := Marshal(p)
-	if err != nil { // a struct of strings; it cannot fail
+	if err != nil { // it is made of strings, which cannot fail
 		body = []byte("{}")
 	}
 	send(w, p.Status, "application/problem+json", body)
-	return p.Status
 }

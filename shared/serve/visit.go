@@ -1,8 +1,6 @@
 package serve
 
 import (
-	"io"
-	"log"
 	"net/http"
 	"time"
 
@@ -50,11 +48,4 @@ func (d *Door) Visiting(r *http.Request) (*domain.Visit, error) {
 // Take counts a page view by network address, for pages that write their own answers.
 func (d *Door) Take(w http.ResponseWriter, r *http.Request) error {
 	return d.Limits.take(w, "address:"+d.network(r), d.Env.Now())
-}
-
-// NewServer is an HTTP server with bounds on every phase of a request. A handler that streams moves the bound on its
-// writing by itself. What net/http would log by itself is dropped: it may quote a request or a panic.
-func NewServer(h http.Handler) *http.Server {
-	return &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second,
-		WriteTimeout: 2 * time.Minute, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: log.New(io.Discard, "", 0)}
 }

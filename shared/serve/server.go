@@ -1,0 +1,52 @@
+package serve
+
+import (
+	"io"
+	"log"
+	"net/http"
+	"time"
+
+	"sluis.internal/shared/domain"
+)
+
+// NewServer is an HTTP server with bounds on every phase of a request. A handler that streams moves the bound on its
+// writing by itself. What net/http would log by itself is dropped: it may quote a request or a panic. Where h is a
+// ServeMux, requests that it knows no pattern for are answered with problems.
+func NewServer(h http.Handler) *http.Server {
+	if mux, ok := h.(*http.ServeMux); ok {
+		h = known(mux)
+	}
+	return &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second,
+		WriteTimeout: 2 * time.Minute, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: log.New(io.Discard, "", 0)}
+}
+
+// known lets requests through to the mux that it has a pattern for.
+func known(mux *http.ServeMux) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		handler, pattern := mux.Handler(r)
+		if pattern != "" {
+			mux.ServeHTTP(w, r)
+			return
+		}
+		secure(w.Header())
+		said := verdict{header: http.Header{}}
+		handler.ServeHTTP(&said, r)
+		if said.status != http.StatusMethodNotAllowed {
+			WriteProblem(w, &domain.Error{Kind: domain.NotFound, Code: "not_found", Message: "there is nothing at this address; check it"})
+			return
+		}
+		w.Header()["Allow"] = said.header["Allow"]
+		writeProblem(w, Problem{Type: "about:blank", Title: http.StatusText(said.status), Status: said.status, Code: "method_not_allowed",
+			Detail: "this address takes other methods; the header Allow lists them"})
+	})
+}
+
+// verdict is what a ServeMux says of a request that it has no pattern for, without its text.
+type verdict struct {
+	header http.Header
+	status int
+}
+
+func (v *verdict) Header() http.Header         { return v.header }
+func (v *verdict) Write(b []byte) (int, error) { return len(b), nil }
+func (v *verdict) WriteHeader(status int)      { v.status = status }
