@@ -149,6 +149,7 @@ type line struct {
 	Step         string `json:"step"`
 	OK           bool   `json:"ok"`
 	Milliseconds int64  `json:"ms"`
+	Records      int    `json:"records,omitzero"` // read so far, of a step that is still going on
 	Error        string `json:"error,omitempty"`
 }
 
@@ -187,6 +188,7 @@ func (s *stage) perform(ctx context.Context, d demoCommand) (failed int, err err
 func (s *stage) journey(ctx context.Context, j journey, say func(journey, *line)) bool {
 	say(j, nil)
 	p := s.player("demo-" + j.Name)
+	p.investor.progress = func(records int) { say(j, &line{Journey: j.Name, Step: "reading", OK: true, Records: records}) }
 	for _, words := range j.Steps {
 		begun := time.Now()
 		limited, done := context.WithTimeout(ctx, stepTime)
@@ -214,6 +216,8 @@ func teller(w io.Writer, asJSON bool) func(journey, *line) {
 		case asJSON:
 		case l == nil:
 			fmt.Fprintf(w, "%s  (%s)\n", j.Title, j.Name)
+		case l.Records > 0:
+			fmt.Fprintf(w, "        … %d records read\n", l.Records)
 		case l.OK:
 			fmt.Fprintf(w, "  ok    %-60s %6d ms\n", l.Step, l.Milliseconds)
 		default:

@@ -28,6 +28,7 @@ type investor struct {
 	cookie    *http.Cookie
 	custodian domain.CustodianID
 	state     challenge.State // as last seen
+	progress  func(records int)
 }
 
 // refusal is an answer of 4xx.
@@ -192,6 +193,9 @@ func (in *investor) watch(ctx context.Context, wanted func(*challenge.State) boo
 		}
 		if wanted(&in.state) {
 			return nil
+		}
+		if in.progress != nil && in.state.Session != nil && in.state.Session.Records > 0 {
+			in.progress(in.state.Session.Records)
 		}
 	}
 	if err := lines.Err(); err != nil {
