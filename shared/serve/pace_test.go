@@ -168,7 +168,7 @@ func TestUnknownRoutes(t *testing.T) {
 	inner := http.NewServeMux()
 	inner.Handle("GET /v1/things/{id}", own)
 	inner.Handle("POST /v1/things/{id}", own)
-	b.mux.Handle("/", serve.NewServer(inner).Handler)
+	b.mux.Handle("/", serve.Known(inner))
 	for _, c := range []struct {
 		method, path string
 		status       int

@@ -10,18 +10,15 @@ import (
 )
 
 // NewServer is an HTTP server with bounds on every phase of a request. A handler that streams moves the bound on its
-// writing by itself. What net/http would log by itself is dropped: it may quote a request or a panic. Where h is a
-// ServeMux, requests that it knows no pattern for are answered with problems.
+// writing by itself. What net/http would log by itself is dropped: it may quote a request or a panic.
 func NewServer(h http.Handler) *http.Server {
-	if mux, ok := h.(*http.ServeMux); ok {
-		h = known(mux)
-	}
 	return &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second,
 		WriteTimeout: 2 * time.Minute, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: log.New(io.Discard, "", 0)}
 }
 
-// known lets requests through to the mux that it has a pattern for.
-func known(mux *http.ServeMux) http.Handler {
+// Known lets those requests through to mux that it has a pattern for, and answers the others with problems, in JSON
+// as everything for programs.
+func Known(mux *http.ServeMux) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		handler, pattern := mux.Handler(r)
 		if pattern != "" {
