@@ -22,6 +22,7 @@ type page struct {
 	header http.Header
 	status int
 	text   strings.Builder
+	read   int       // how much of text after has counted
 	until  time.Time // the deadline of the write under way
 	broken error     // what the next write returns
 	leave  context.CancelFunc
@@ -70,17 +71,16 @@ func (h *house) openPage() *page {
 	return p
 }
 
-// after lets that time pass and says how many states and heartbeats came meanwhile.
+// after lets that time pass and says how many states and heartbeats came since it was last asked.
 func (p *page) after(d time.Duration) (states, beats int) {
 	p.t.Helper()
-	p.mu.Lock()
-	p.text.Reset()
-	p.mu.Unlock()
 	time.Sleep(d)
 	synctest.Wait()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return strings.Count(p.text.String(), "event: state\ndata: {"), strings.Count(p.text.String(), ": still here\n\n")
+	came := p.text.String()[p.read:]
+	p.read += len(came)
+	return strings.Count(came, "event: state\ndata: {"), strings.Count(came, ": still here\n\n")
 }
 
 // last is the newest state that came.
