@@ -41,8 +41,8 @@ func TestPipelineIsWired(t *testing.T) {
 			t.Errorf("nobody handles %s", name)
 		}
 	}
-	for i, host := range []string{"api", "pages"} {
-		server := s.home.sites[i].server.Handler.(*http.ServeMux)
+	for _, host := range []string{"api", "pages"} {
+		server := front(p, host, s.home.functions)
 		for _, f := range p.Functions {
 			for _, r := range f.Routes {
 				if r.Host != host {

@@ -50,6 +50,7 @@ type home struct {
 	api, pages net.Listener
 	sites      []site
 	handlers   map[domain.Topic]domain.Handler
+	functions  map[string]func(*http.ServeMux) // by their names in pipeline.json: how each registers its routes
 	sweep      *sweep.Service
 
 	ctx    context.Context // of everything that begin started
@@ -211,12 +212,12 @@ func (h *home) wire(s settings) error {
 	h.sweep = h.sweeper()
 	h.handlers = map[domain.Topic]domain.Handler{domain.TopicSession: h.session, domain.TopicNotice: notices.Notify,
 		domain.TopicDelivery: notices.Deliver, domain.TopicErasure: removal.Erasure}
-	functions := map[string]func(*http.ServeMux){
+	h.functions = map[string]func(*http.ServeMux){
 		"consent": func(m *http.ServeMux) { ask.Routes(m); ask.Pages(m) },
 		"seal":    gate.Routes, "challenge": question.Routes, "portfolio": reading.Routes,
 		"endpoints": notices.Routes, "erase": removal.Routes,
 	}
-	h.sites = []site{{h.api, serve.NewServer(front(p, "api", functions))}, {h.pages, serve.NewServer(front(p, "pages", functions))}}
+	h.sites = []site{{h.api, serve.NewServer(serve.Known(front(p, "api", h.functions)))}, {h.pages, serve.NewServer(front(p, "pages", h.functions))}}
 	return nil
 }
 
@@ -238,7 +239,7 @@ func (h *home) forget(reader *envelope.Reader) func(domain.ConnectionID) {
 
 // front is one host's face: it lets just the routes that pipeline.json lists for that host through to their functions,
 // as the load balancer's URL map does in the cloud.
-func front(p pipeline, host string, functions map[string]func(*http.ServeMux)) http.Handler {
+func front(p pipeline, host string, functions map[string]func(*http.ServeMux)) *http.ServeMux {
 	mux := http.NewServeMux()
 	for _, f := range p.Functions {
 		register := functions[f.Name]
