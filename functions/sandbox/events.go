@@ -38,6 +38,7 @@ func (a *app) events(w http.ResponseWriter, r *http.Request) error {
 			}
 			text = "event: webhook\ndata: " + string(data) + "\n\n"
 		}
+		_ = control.SetWriteDeadline(time.Now().Add(2 * heartbeat)) // in place of the server's bound on a whole answer
 		if _, err := fmt.Fprint(w, text); err != nil {
 			return nil
 		}
