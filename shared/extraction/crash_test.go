@@ -81,11 +81,12 @@ func always(kind domain.AnswerKind, text string) func(*world) (domain.AnswerKind
 // fails has the connector fail at a point, for good or for the first few times.
 func fails(at string, times int, f *extraction.Failure) func(*world) {
 	return func(w *world) {
+		left := times
 		w.bank.hook = func(_ context.Context, _ extraction.Session, here string) error {
-			if here != at || times == 0 {
+			if here != at || left == 0 {
 				return nil
 			}
-			times--
+			left--
 			return f
 		}
 	}
@@ -154,12 +155,6 @@ var paths = []path{
 		cause: domain.CauseFirst, stands: whole, logins: 1},
 	{name: "bank that does not end", prepare: fails("before end", 2, &extraction.Failure{Reason: domain.ReasonBankUnavailable, Retry: true}),
 		cause: domain.CauseFirst, stands: whole, logins: 1},
-	{name: "large reading, one product failed", cause: domain.CauseFirst, stands: whole, logins: 1,
-		prepare: func(w *world) {
-			w.bank.many(domain.ProductTransactions, 12, 500<<10)
-			w.bank.many(domain.ProductOrders, 12, 500<<10)
-			fails("read transactions 11", -1, &extraction.Failure{Reason: domain.ReasonBankAnswer})(w)
-		}},
 }
 
 // walk goes the path to its end. The investor answers again whenever an answer got lost.
@@ -190,23 +185,38 @@ func TestAccidents(t *testing.T) {
 	for _, p := range paths {
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()
-			h := build(t)
-			w := h.onPath(t, p)
-			seen := w.strike(accident{}, 0)
-			w.walk(p)
-			w.plant(nil)
-			w.expect("without an accident", w.stands(), p.stands)
-			w.sound()
-			commits := seen.commits
-			if commits < 2 {
-				t.Fatalf("only %d commits", commits)
-			}
-			for _, a := range accidents {
-				for n := 1; n <= commits; n++ {
-					h.accident(t, p, a, n)
-				}
-			}
+			accidentsOn(t, p)
 		})
+	}
+}
+
+// TestAccidentsInManyParts does so where parts are stored before their version, and some are taken back.
+func TestAccidentsInManyParts(t *testing.T) {
+	extraction.StageEach(t)
+	accidentsOn(t, path{name: "many parts, one product failed", cause: domain.CauseFirst, stands: whole, logins: 1,
+		prepare: func(w *world) {
+			w.bank.many(domain.ProductTransactions, 3, 300<<10)
+			fails("read transactions 2", -1, &extraction.Failure{Reason: domain.ReasonBankAnswer})(w)
+		}})
+}
+
+func accidentsOn(t *testing.T, p path) {
+	t.Helper()
+	h := build(t)
+	w := h.onPath(t, p)
+	seen := w.strike(accident{}, 0)
+	w.walk(p)
+	w.plant(nil)
+	w.expect("without an accident", w.stands(), p.stands)
+	w.sound()
+	commits := seen.commits
+	if commits < 2 {
+		t.Fatalf("only %d commits", commits)
+	}
+	for _, a := range accidents {
+		for n := 1; n <= commits; n++ {
+			h.accident(t, p, a, n)
+		}
 	}
 }
 

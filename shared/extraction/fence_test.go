@@ -158,8 +158,9 @@ func TestSlowBank(t *testing.T) {
 func TestSleepingWorker(t *testing.T) {
 	for _, place := range places {
 		t.Run(place, func(t *testing.T) {
+			extraction.StageEach(t)
 			w := build(t).settle(t)
-			w.bank.many(domain.ProductOrders, 25, 300<<10)
+			w.bank.many(domain.ProductOrders, 3, 300<<10)
 			w.upTo(place)
 			g := w.bank.gate(place, true)
 			w.engine.Lease = time.Hour // its goroutine that renews does not come to it
@@ -257,7 +258,7 @@ func TestAnswerThatTakesTooLong(t *testing.T) {
 		if waited := time.Since(since); waited > 2*time.Minute {
 			t.Errorf("the investor waited %v", waited)
 		}
-		w.expect("after it", w.stands(), "suspended awaiting_sca accepted")
+		w.expect("after it", w.stands(), "suspended(bank_unavailable) awaiting_sca accepted")
 		w.must(w.answer(domain.AnswerCode, code))
 		w.deliver()
 		w.expect("after another", w.stands(), "complete active accepted")
@@ -325,11 +326,12 @@ func (w *world) eraseData() {
 
 // TestEraseAtAnyMoment erases the data before each commit, step and record of a large reading.
 func TestEraseAtAnyMoment(t *testing.T) {
+	extraction.StageEach(t)
 	h := build(t)
 	moments, at := 0, 0
 	for ; at <= moments; at++ {
 		w := h.settle(t)
-		w.bank.many(domain.ProductOrders, 16, 300<<10)
+		w.bank.many(domain.ProductOrders, 3, 300<<10)
 		now, erased, puts := 0, false, 0
 		w.moment = func() {
 			if now++; now == at && !domain.SessionMoves.Final(w.theSession().State) {
@@ -364,10 +366,11 @@ func TestEraseAtAnyMoment(t *testing.T) {
 
 // TestKeyErasedAlone: should the data key go without the session, the reading begins again with another.
 func TestKeyErasedAlone(t *testing.T) {
+	extraction.StageEach(t)
 	w := build(t).settle(t)
-	w.bank.many(domain.ProductOrders, 16, 300<<10)
+	w.bank.many(domain.ProductOrders, 3, 300<<10)
 	w.bank.hook = func(_ context.Context, _ extraction.Session, at string) error {
-		if at == "read orders 15" {
+		if at == "read orders 2" {
 			w.bank.hook = nil
 			w.alter(func(tx domain.Tx) error { return tx.Delete(&domain.DataKey{ConnectionID: w.conn}) })
 		}
@@ -376,6 +379,117 @@ func TestKeyErasedAlone(t *testing.T) {
 	first(w, "")
 	w.rest()
 	w.expect("stands", w.stands(), "complete active accepted")
+	w.expect("steps", w.bank.steps(), "login resume end")
+	w.sound()
+}
+
+// TestSleeperThatFails: a worker that wakes with a failed product takes back nothing that the version of another names.
+func TestSleeperThatFails(t *testing.T) {
+	extraction.StageEach(t)
+	w := build(t).settle(t)
+	w.bank.many(domain.ProductTransactions, 3, 300<<10)
+	g := w.bank.gate("read transactions 2", true)
+	held := w.bank.hook
+	w.bank.hook = func(ctx context.Context, s extraction.Session, at string) error {
+		if err := held(ctx, s, at); err != nil || at != "read transactions 2" {
+			return err
+		}
+		return &extraction.Failure{Reason: domain.ReasonBankAnswer}
+	}
+	w.seal(password)
+	w.begin(domain.CauseFirst)
+	w.engine.Lease = time.Hour
+	done := w.background()
+	<-g.arrived
+	w.restart()
+	w.advance(2 * time.Hour)
+	w.bank.hook = nil
+	w.begin0()
+	w.rest()
+	w.expect("after the second worker", w.stands(), "complete active accepted")
+	w.bank.hook = func(context.Context, extraction.Session, string) error { return nil }
+	close(g.release)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	w.expect("dropped", len(w.entries("portfolio.parts_dropped")), 0)
+	w.expect("transactions", len(w.records(w.version(1), domain.ProductTransactions)), 3)
+	w.sound()
+}
+
+// TestSleeperWakesAmidst: a worker that wakes while another has its session does not write into it.
+func TestSleeperWakesAmidst(t *testing.T) {
+	extraction.StageEach(t)
+	w := build(t).settle(t)
+	w.bank.many(domain.ProductOrders, 3, 300<<10)
+	w.seal(password)
+	w.begin(domain.CauseFirst)
+	sleeper, second := w.bank.gate("read positions 1", true), (*gated)(nil)
+	w.engine.Lease = time.Hour
+	asleep := w.background()
+	<-sleeper.arrived
+	w.restart()
+	w.advance(2 * time.Hour)
+	second = w.bank.gate("read orders 1", true)
+	w.begin0()
+	awake := w.background()
+	<-second.arrived
+	puts := len(w.puts)
+	close(sleeper.release)
+	if err := <-asleep; err != nil {
+		t.Error(err)
+	}
+	w.expect("written by the sleeper", len(w.puts), puts)
+	w.expect("meanwhile", w.theSession().State, domain.SessionRunning)
+	close(second.release)
+	if err := <-awake; err != nil {
+		t.Error(err)
+	}
+	w.rest()
+	w.expect("stands", w.stands(), "complete active accepted")
+	w.expect("versions", len(w.versions()), 1)
+	w.sound()
+}
+
+// TestAnswerCutShort: a connector that only says that its time was over leaves the question open.
+func TestAnswerCutShort(t *testing.T) {
+	inBubble(t, func(t *testing.T, h *house) {
+		w := first(h.settle(t), "code")
+		w.bank.hook = func(ctx context.Context, _ extraction.Session, _ string) error { <-ctx.Done(); return ctx.Err() }
+		if err := w.answer(domain.AnswerCode, code); domain.CodeOf(err) != "stopping" {
+			t.Errorf("an answer that was cut short: %v", err)
+		}
+		w.bank.hook = nil
+		w.expect("after it", w.stands(), "suspended awaiting_sca accepted")
+		w.must(w.answer(domain.AnswerCode, code))
+		w.deliver()
+		w.expect("after another", w.stands(), "complete active accepted")
+		w.queue = nil
+		w.sound()
+	})
+}
+
+// TestSilentEnd: a sequence that ends without a word because its context did is not taken for the whole product.
+func TestSilentEnd(t *testing.T) {
+	w := build(t).settle(t)
+	ctx, stop := context.WithCancel(t.Context())
+	w.ctx = ctx
+	w.bank.records = map[domain.Product]func(context.Context) extraction.Records{domain.ProductTransactions: func(ctx context.Context) extraction.Records {
+		return func(yield func(domain.Record, error) bool) {
+			for i, r := range w.bank.holdings[domain.ProductTransactions] {
+				if i == 1 {
+					stop()
+				}
+				if ctx.Err() != nil || !yield(copyOf(r), nil) {
+					return
+				}
+			}
+		}
+	}}
+	first(w, "")
+	w.rest()
+	w.expect("stands", w.stands(), "complete active accepted")
+	w.expect("transactions", len(w.records(w.version(1), domain.ProductTransactions)), 2)
 	w.expect("steps", w.bank.steps(), "login resume end")
 	w.sound()
 }

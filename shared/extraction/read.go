@@ -26,17 +26,17 @@ type reading struct {
 	kept     map[string]bool // part names that the previous version has: written already
 	status   map[domain.Product]domain.ProductStatus
 	sums     *sums
-	staged   []*domain.Part // waiting for the next commit
-	written  []*domain.Part // new parts that stand in the store already, without their content
-	size     int            // bytes staged
-	parts    int            // named by this version
+	staged   []*domain.Part    // waiting for the next commit
+	written  []*domain.Part    // new parts that stand in the store already, without their content
+	size     int               // bytes staged
+	parts    int               // named by this version
+	names    map[string]string // of accounts, from the custodian's to ours; up to maxAccounts
 }
 
 // Bounds of one commit: Firestore takes 10 MiB and 500 writes in a transaction.
-const (
-	stageBytes = 4 << 20
-	stageParts = 100
-)
+var stageBytes = 4 << 20 // smaller in tests
+
+const stageParts = 100
 
 // maxParts bounds the parts of one version, so that its manifest stays below 1 MiB: ten million records, or 5 GB.
 const maxParts = 10_000
@@ -44,7 +44,8 @@ const maxParts = 10_000
 // read pulls every product consented to, stores it as the saving scope allows, and completes the session with one new
 // portfolio version.
 func (e *Engine) read(ctx context.Context, j *job, p *Portfolio) error {
-	r := &reading{e: e, j: j, kept: map[string]bool{}, status: map[domain.Product]domain.ProductStatus{}, sums: newSums()}
+	r := &reading{e: e, j: j, kept: map[string]bool{}, status: map[domain.Product]domain.ProductStatus{}, sums: newSums(),
+		names: map[string]string{}}
 	if err := r.begin(ctx); err != nil {
 		return e.stopped(ctx, j, err)
 	}
@@ -233,8 +234,14 @@ func (r *reading) own(record domain.Record, p domain.Product) error {
 // account is our name of an account: the same for the same investor of the same client after every reconnect, and
 // meaningless to everybody else.
 func (r *reading) account(theirs string) string {
-	c := r.j.connection
-	return "acc_" + r.mark("account", string(c.ClientID), c.InvestorRef, string(c.Custodian), theirs)
+	ours, c := r.names[theirs], r.j.connection
+	if ours == "" {
+		ours = "acc_" + r.mark("account", string(c.ClientID), c.InvestorRef, string(c.Custodian), theirs)
+	}
+	if len(r.names) < maxAccounts {
+		r.names[theirs] = ours
+	}
+	return ours
 }
 
 var marks = base32.NewEncoding("0123456789abcdefghjkmnpqrstvwxyz").WithPadding(base32.NoPadding)

@@ -1,9 +1,11 @@
 package extraction_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -311,4 +313,112 @@ func TestErasedSession(t *testing.T) {
 	if err := w.engine.Run(t.Context(), domain.Event{Topic: domain.TopicSession, Subject: string(domain.NewID[domain.SessionID](w.env))}); err != nil {
 		t.Errorf("the event of a session that was erased: %v", err)
 	}
+}
+
+// TestPanickingConnector: a connector that panics ends its session, or its product, and tells nobody what it knew.
+func TestPanickingConnector(t *testing.T) {
+	for _, c := range []struct{ at, stands, steps string }{
+		{"before login", "failed(internal) paused(internal) unconfirmed", "login"},
+		{"before code", "failed(internal) paused(internal) accepted", "login code end"},
+		{"before resume", "failed(internal) paused(internal) accepted", "login code resume end"},
+		{"read cash 0", "complete active accepted", "login code resume end"},
+		{"before end", "complete active accepted", "login code resume end end"},
+	} {
+		t.Run(c.at, func(t *testing.T) {
+			w := build(t).settle(t)
+			var log bytes.Buffer
+			before := slog.Default()
+			slog.SetDefault(slog.New(slog.NewJSONHandler(&log, nil)))
+			t.Cleanup(func() { slog.SetDefault(before) })
+			once := false
+			w.bank.hook = func(_ context.Context, _ extraction.Session, at string) error {
+				if at == c.at && !once {
+					once = true
+					panic("I saw " + password)
+				}
+				return nil
+			}
+			first(w, "code")
+			if w.theSession().State == domain.SessionSuspended {
+				w.must(w.answer(domain.AnswerCode, code))
+			}
+			w.rest()
+			w.expect("stands", w.stands(), c.stands)
+			w.expect("steps", w.bank.steps(), c.steps)
+			w.sound()
+			if !strings.Contains(log.String(), "panicked") || strings.Contains(log.String(), password) {
+				t.Errorf("the log says %s", &log)
+			}
+		})
+	}
+}
+
+// TestLogTellsNoSecrets: an error that is not a Failure may hold anything, and its text is not logged.
+func TestLogTellsNoSecrets(t *testing.T) {
+	w := build(t).settle(t)
+	var log bytes.Buffer
+	before := slog.Default()
+	slog.SetDefault(slog.New(slog.NewJSONHandler(&log, nil)))
+	t.Cleanup(func() { slog.SetDefault(before) })
+	w.bank.breaks("read cash 0", fmt.Errorf("fetching https://api.bank.example/?token=%s", password))
+	first(w, "")
+	w.bank.breaks("before login", errors.New(password))
+	w.refresh()
+	w.expect("stands", w.stands(), "failed(internal) active(internal) unconfirmed")
+	w.expect("lines", strings.Count(log.String(), "step failed"), 2)
+	if strings.Contains(log.String(), password) {
+		t.Errorf("the log says %s", &log)
+	}
+	w.sound()
+}
+
+// odd outcomes that no connector should give.
+func TestOddOutcomes(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		out  extraction.Outcome
+	}{
+		{"none", extraction.Outcome{}},
+		{"both", extraction.Outcome{Challenge: &extraction.Challenge{Status: domain.SCAIssued}, Portfolio: &extraction.Portfolio{}}},
+		{"verified challenge", extraction.Outcome{Challenge: &extraction.Challenge{Status: domain.SCAVerified}}},
+		{"unknown status", extraction.Outcome{Challenge: &extraction.Challenge{Status: "confused"}}},
+		{"huge display", extraction.Outcome{Challenge: &extraction.Challenge{Status: domain.SCAIssued, Display: domain.Display{Image: make([]byte, 1<<20)}}}},
+		{"huge state", extraction.Outcome{Challenge: &extraction.Challenge{Status: domain.SCAIssued, State: make([]byte, 1<<20)}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := build(t).settle(t)
+			w.engine.Connector = odd{w.engine.Connector, c.out}
+			first(w, "code")
+			w.rest()
+			w.expect("stands", w.stands(), "failed(internal) paused(internal) unconfirmed")
+			w.sound()
+		})
+	}
+}
+
+type odd struct {
+	extraction.Connector
+	out extraction.Outcome
+}
+
+func (o odd) Step(context.Context, extraction.Session, extraction.Input) (extraction.Outcome, error) {
+	return o.out, nil
+}
+func (odd) End(context.Context, extraction.Session) error { return nil }
+
+// TestResumeThatMeetsSCA: a bank that asks again when a reading is taken up gets another challenge of the same session.
+func TestResumeThatMeetsSCA(t *testing.T) {
+	w := first(build(t).settle(t), "code")
+	w.must(w.answer(domain.AnswerCode, code))
+	old := w.challenge().ID
+	w.engine.Connector = odd{w.engine.Connector, extraction.Outcome{Challenge: &extraction.Challenge{Status: domain.SCAIssued,
+		Flow: domain.FlowCode, Method: "TAN", TriesLeft: 3, State: []byte(`{"visit":0,"stage":"asked"}`)}}}
+	w.deliver()
+	w.expect("stands", w.stands(), "suspended awaiting_sca accepted")
+	w.expect("another challenge", w.challenge().ID == old, false)
+	w.restart()
+	w.must(w.answer(domain.AnswerCode, code))
+	w.rest()
+	w.expect("at last", w.stands(), "complete active accepted")
+	w.sound()
 }
