@@ -25,7 +25,7 @@ import (
 type options struct {
 	Data     string `help:"Directory of the database and the local keys: sluis-data if left out; for demo a new one that is removed afterwards." env:"SLUIS_DATA"`
 	Backend  string `help:"Where documents lie: sqlite:PATH. Empty means sluis.db in the data directory." env:"SLUIS_BACKEND"`
-	LogLevel string `help:"debug, info, warn or error." default:"warn" enum:"debug,info,warn,error" env:"SLUIS_LOG_LEVEL"`
+	LogLevel string `help:"debug, info, warn or error; warn if left out, and error for demo, whose banks fail on purpose." default:"" enum:",debug,info,warn,error" env:"SLUIS_LOG_LEVEL"`
 }
 
 type commands struct {
@@ -47,7 +47,7 @@ func main() {
 	var c commands
 	parsed := kong.Parse(&c, kong.Name("sluis"), kong.Description("Account information with the investor's consent: consent, seal, read, deliver, erase."),
 		kong.UsageOnError(), kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.BindTo(ctx, (*context.Context)(nil)))
-	slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level(c.LogLevel), ReplaceAttr: cloudNames})))
+	slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level(c.LogLevel, parsed.Command()), ReplaceAttr: cloudNames})))
 	if err := parsed.Run(&c.options); err != nil {
 		fmt.Fprintln(os.Stderr, "sluis: "+err.Error())
 		stop()
@@ -55,12 +55,16 @@ func main() {
 	}
 }
 
-func level(name string) slog.Level {
+// level is the one named, or what suits the command.
+func level(name, command string) slog.Level {
 	var l slog.Level
-	if err := l.UnmarshalText([]byte(name)); err != nil {
-		return slog.LevelWarn
+	switch {
+	case l.UnmarshalText([]byte(name)) == nil:
+		return l
+	case command == "demo":
+		return slog.LevelError
 	}
-	return l
+	return slog.LevelWarn
 }
 
 // cloudNames gives log lines the member names that Cloud Logging reads: severity, message, timestamp.
