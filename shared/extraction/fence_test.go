@@ -271,7 +271,7 @@ func TestAnswerThatTakesTooLong(t *testing.T) {
 func TestBrowserGone(t *testing.T) {
 	w := first(build(t).settle(t), "code")
 	ctx, cancel := context.WithCancel(t.Context())
-	w.bank.hook = func(context.Context, extraction.Session, string) error { cancel(); return nil }
+	w.bank.hook = func(ctx context.Context, _ extraction.Session, _ string) error { cancel(); return ctx.Err() }
 	r := domain.AnswerRequest{SessionID: w.session, ChallengeID: w.challenge().ID, Kind: domain.AnswerCode, SealedCode: w.sealCode(code)}
 	w.must(w.engine.Answer(ctx, r))
 	w.expect("the challenge", w.challenge().State, domain.SCAVerified)

@@ -56,7 +56,7 @@ func stream(n int, tell func(i int)) func(context.Context) extraction.Records {
 
 // TestMemoryIsBounded reads 200,000 records. What is live must not grow with their number.
 func TestMemoryIsBounded(t *testing.T) {
-	const n, limit = 200_000, 64 << 20
+	const n, limit = 200_000, 32 << 20
 	w := build(t).settle(t)
 	var stats runtime.MemStats
 	live := func() uint64 {
@@ -82,8 +82,8 @@ func TestMemoryIsBounded(t *testing.T) {
 	status := w.version(1).Products[domain.ProductTransactions]
 	w.expect("transactions", say(status.State, status.Count, len(status.Parts), s.records-5), "complete 200000 200 200000")
 	t.Logf("live: %d KiB before, at most %d KiB while reading", before>>10, peak>>10)
-	if peak > limit {
-		t.Errorf("%d MiB were live", peak>>20)
+	if peak > before+limit { // other tests of this process have left something live
+		t.Errorf("%d MiB were live for it", (peak-before)>>20)
 	}
 	if peak > early+8<<20 {
 		t.Errorf("what is live grew from %d KiB to %d KiB with the number of records", early>>10, peak>>10)

@@ -58,6 +58,18 @@ func TestBrokenReadingIsResumed(t *testing.T) {
 	}
 }
 
+// TestPauseIsKept: the event that looks after the challenge does not cut a pause short that the bank asked for.
+func TestPauseIsKept(t *testing.T) {
+	w := first(build(t).settle(t), "code")
+	w.must(w.answer(domain.AnswerCode, code))
+	w.bank.breaks("read cash 0", &extraction.Failure{Reason: domain.ReasonRateLimited, Retry: true, RetryAfter: 20 * time.Minute})
+	start := w.clock()
+	w.rest()
+	w.expect("stands", w.stands(), "complete active accepted")
+	w.expect("waited", w.connection().LastRefreshedAt.Time.Sub(start), 20*time.Minute)
+	w.sound()
+}
+
 // text is n bytes that do not compress.
 func text(n int) string {
 	raw := make([]byte, n)
@@ -399,5 +411,27 @@ func TestTooManyAccounts(t *testing.T) {
 	first(w, "")
 	w.expect("stands", w.stands(), "complete active accepted")
 	w.expect("sums", len(w.summary(w.version(1))), 5000)
+	w.sound()
+}
+
+// TestLeftoversOfAnErasure: parts that an erasure has not come to yet have the names of what is read anew, but were
+// closed under the key that it destroyed. They are written again.
+func TestLeftoversOfAnErasure(t *testing.T) {
+	w := first(build(t).settle(t), "")
+	w.rest()
+	gone := w.version(1)
+	w.advance(time.Minute)
+	w.alter(func(tx domain.Tx) error {
+		conn := &domain.Connection{ID: w.conn}
+		if err := tx.Get(conn); err != nil {
+			return err
+		}
+		conn.PortfolioID, conn.Versions = "", 0
+		return errors.Join(tx.Put(conn), tx.Delete(gone), tx.Delete(&domain.DataKey{ConnectionID: w.conn}))
+	})
+	w.restart()
+	w.refresh()
+	w.expect("stands", w.stands(), "complete active accepted")
+	w.expect("positions", len(w.records(w.version(1), domain.ProductPositions)), 2)
 	w.sound()
 }
