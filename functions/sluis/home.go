@@ -314,12 +314,14 @@ func (h *home) wait() error {
 	return nil
 }
 
+// shutdown lets requests finish for a bounded time. What is cut off after that is most often a connection that a browser
+// opened ahead and never used, which net/http waits for.
 func (h *home) shutdown() {
 	ctx, done := context.WithTimeout(context.Background(), 5*time.Second)
 	defer done()
 	for _, s := range h.sites {
 		if err := s.server.Shutdown(ctx); err != nil {
-			slog.Warn("server not stopped in time", "error", err)
+			slog.Info("connections cut off", "error", errors.Join(err, s.server.Close()))
 		}
 	}
 }
