@@ -38,6 +38,7 @@ func visitOnce(w *world) {
 
 // TestConsentEndsAtAnyMoment changes the consent before each commit, around each step at the bank and at each record.
 func TestConsentEndsAtAnyMoment(t *testing.T) {
+	t.Parallel()
 	h := build(t)
 	whole := h.settle(t)
 	moments := 0

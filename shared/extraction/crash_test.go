@@ -182,6 +182,7 @@ func (w *world) walk(p path) {
 
 // TestAccidents lets every accident happen at every commit of every path.
 func TestAccidents(t *testing.T) {
+	t.Parallel()
 	for _, p := range paths {
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()

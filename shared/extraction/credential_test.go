@@ -14,6 +14,7 @@ import (
 const wrongPassword = "wrong-password"
 
 func TestRefusedPasswordIsGivenOnce(t *testing.T) {
+	t.Parallel()
 	for _, cause := range []domain.Cause{domain.CauseFirst, domain.CauseScheduled, domain.CauseRequested, domain.CauseReconnect} {
 		t.Run(string(cause), func(t *testing.T) {
 			w := build(t).settle(t)
@@ -56,6 +57,7 @@ func (b *bank) breaks(at string, err error) {
 }
 
 func TestUnknownEndOfALogin(t *testing.T) {
+	t.Parallel()
 	h := build(t)
 	for _, end := range []struct {
 		name string

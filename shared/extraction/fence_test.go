@@ -282,6 +282,7 @@ func TestBrowserGone(t *testing.T) {
 
 // TestAnsweringWorkerDies: whoever answers next carries on, without waiting for the event.
 func TestAnsweringWorkerDies(t *testing.T) {
+	t.Parallel()
 	for _, by := range []string{"answer", "event"} {
 		t.Run(by, func(t *testing.T) {
 			w := first(build(t).settle(t), "code")

@@ -147,6 +147,7 @@ func (b *bank) many(p domain.Product, n, size int) {
 
 // TestFailedProductLeavesNothing: a product that fails after some of its parts were stored takes these back.
 func TestFailedProductLeavesNothing(t *testing.T) {
+	t.Parallel()
 	w := build(t).settle(t)
 	w.bank.many(domain.ProductTransactions, 25, 300<<10)
 	w.bank.many(domain.ProductOrders, 5, 300<<10)
@@ -168,24 +169,26 @@ func TestFailedProductLeavesNothing(t *testing.T) {
 // TestDroppedPartsOfOlderVersions: content that comes back is named by an older version already, so a reading that
 // fails must not take it away.
 func TestDroppedPartsOfOlderVersions(t *testing.T) {
+	extraction.StageEach(t)
 	w := build(t).settle(t, func(c *domain.Consent) {
 		c.Saving = map[domain.Product]domain.Saving{domain.ProductTransactions: {Scope: domain.SaveHistory, Days: 90}}
 	})
-	w.bank.many(domain.ProductTransactions, 25, 300<<10)
+	w.bank.many(domain.ProductTransactions, 3, 300<<10)
 	then := w.bank.holdings[domain.ProductTransactions]
 	first(w, "")
 	w.bank.many(domain.ProductTransactions, 1, 10)
 	w.refresh()
 	w.bank.holdings[domain.ProductTransactions] = then
-	w.bank.breaks("read transactions 24", &extraction.Failure{Reason: domain.ReasonBankAnswer})
+	w.bank.breaks("read transactions 2", &extraction.Failure{Reason: domain.ReasonBankAnswer})
 	w.refresh()
 	w.expect("transactions of version 3", w.version(3).Products[domain.ProductTransactions].State, domain.ProductFailed)
-	w.expect("transactions of version 1", len(w.records(w.version(1), domain.ProductTransactions)), 25)
+	w.expect("transactions of version 1", len(w.records(w.version(1), domain.ProductTransactions)), 3)
 	w.sound()
 }
 
 // TestLargeRecords: two records that fit a part each do not together, and would not fit a document.
 func TestLargeRecords(t *testing.T) {
+	t.Parallel()
 	w := build(t).settle(t)
 	w.bank.many(domain.ProductTransactions, 4, domain.MaxPartBytes-1000)
 	first(w, "")
@@ -241,6 +244,7 @@ func TestRefusedRequest(t *testing.T) {
 
 // TestRefusedRequestMidway: a connector that strays has its whole reading dropped.
 func TestRefusedRequestMidway(t *testing.T) {
+	t.Parallel()
 	w := build(t).settle(t)
 	w.bank.many(domain.ProductTransactions, 25, 300<<10)
 	w.bank.breaks("read orders end", &extraction.Failure{Reason: domain.ReasonEgressRefused})
@@ -392,6 +396,7 @@ func TestAccountNames(t *testing.T) {
 }
 
 func TestTooManyAccounts(t *testing.T) {
+	t.Parallel()
 	w := build(t).settle(t)
 	w.bank.holdings[domain.ProductAccounts] = nil
 	for i := range 5001 {

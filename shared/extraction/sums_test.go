@@ -25,6 +25,7 @@ func cash(value string, currency domain.Currency, inside bool) *domain.CashBalan
 }
 
 func TestReconciliation(t *testing.T) {
+	t.Parallel()
 	bond := position(amount("9876.54", "EUR")) // its value is not quantity times price: that one is per cent
 	bond.Quantity, bond.Unit, bond.Price, bond.Accrued = "10000", domain.UnitFace, &domain.Price{Value: "98.7654", Percent: true}, amount("12.34", "EUR")
 	for _, c := range []struct {
@@ -84,6 +85,7 @@ func TestNoSumOfWhatIsNotThere(t *testing.T) {
 
 // TestAmountsThatAreNone: a number that would fill the memory, or spoil a sum, spoils its product and nothing else.
 func TestAmountsThatAreNone(t *testing.T) {
+	t.Parallel()
 	for _, bad := range []*domain.Amount{amount("1e999999999", "EUR"), amount("", "EUR"), amount("NaN", "EUR"), amount("1,5", "EUR"), amount("1", "Euro"), amount("1", "")} {
 		t.Run(string(bad.Value)+string(bad.Currency), func(t *testing.T) {
 			for p, record := range map[domain.Product]domain.Record{domain.ProductAccounts: depot(bad), domain.ProductPositions: position(bad),
