@@ -7,13 +7,15 @@ import (
 	"os"
 	"slices"
 	"strings"
+
+	"sluis.internal/functions/sluis/home"
 )
 
 type flowCommand struct{}
 
 // Run prints the drawing that stands in README.
 func (flowCommand) Run() error {
-	p, err := read[pipeline]("pipeline.json")
+	p, err := home.ReadPipeline()
 	if err != nil {
 		return err
 	}
@@ -22,7 +24,7 @@ func (flowCommand) Run() error {
 
 // draw writes the pipeline as a Mermaid flowchart: functions as boxes, topics as stadiums; who calls, emits and
 // listens as arrows; the gates a function closes and opens in its box.
-func draw(w io.Writer, p pipeline) error {
+func draw(w io.Writer, p home.Pipeline) error {
 	var b strings.Builder
 	b.WriteString("flowchart LR\n  client([client])\n  investor([investor's browser])\n  bank([custodian])\n")
 	for _, name := range slices.Sorted(maps.Keys(p.Topics)) {
@@ -38,7 +40,7 @@ func draw(w io.Writer, p pipeline) error {
 	return err
 }
 
-func gates(f function) string {
+func gates(f home.Function) string {
 	text := ""
 	if len(f.Close) > 0 {
 		text += "<br/>closes " + strings.Join(f.Close, ", ")
@@ -49,7 +51,7 @@ func gates(f function) string {
 	return text
 }
 
-func arrows(b *strings.Builder, f function) {
+func arrows(b *strings.Builder, f home.Function) {
 	hosts := map[string]bool{}
 	for _, r := range f.Routes {
 		hosts[r.Host] = true

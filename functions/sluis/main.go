@@ -28,6 +28,14 @@ type options struct {
 	LogLevel string `help:"debug, info, warn or error; warn if left out, and error for demo, whose banks fail on purpose." default:"" enum:",debug,info,warn,error" env:"SLUIS_LOG_LEVEL"`
 }
 
+// data is the directory that everything lies in.
+func (o *options) data() string {
+	if o.Data == "" {
+		return "sluis-data"
+	}
+	return o.Data
+}
+
 type commands struct {
 	options
 	Serve       serveCommand       `cmd:"" default:"withargs" help:"Start everything and print the addresses to open."`

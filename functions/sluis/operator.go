@@ -11,6 +11,7 @@ import (
 	"text/tabwriter"
 
 	"sluis.internal/functions/consent"
+	"sluis.internal/functions/sluis/home"
 	"sluis.internal/shared/domain"
 	"sluis.internal/shared/envelope"
 )
@@ -33,8 +34,8 @@ func (c clientAdd) Run(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
-	return withStore(ctx, o, func(b *openBackend) error {
-		client, err := consent.AddClient(ctx, b, b.env, c.Name, consent.Terms{Saving: saving, Regions: c.Region, ReturnOrigins: c.Returns})
+	return withStore(ctx, o, func(b *home.Backend) error {
+		client, err := consent.AddClient(ctx, b, b.Env, c.Name, consent.Terms{Saving: saving, Regions: c.Region, ReturnOrigins: c.Returns})
 		if err != nil {
 			return err
 		}
@@ -65,7 +66,7 @@ func parseSaving(pairs []string) (map[domain.Product]domain.Saving, error) {
 type clientList struct{}
 
 func (clientList) Run(ctx context.Context, o *options) error {
-	return withStore(ctx, o, func(b *openBackend) error {
+	return withStore(ctx, o, func(b *home.Backend) error {
 		clients, err := consent.ListClients(ctx, b)
 		if err != nil {
 			return err
@@ -91,13 +92,13 @@ type keyIssue struct {
 }
 
 func (c keyIssue) Run(ctx context.Context, o *options) error {
-	return withStore(ctx, o, func(b *openBackend) error {
+	return withStore(ctx, o, func(b *home.Backend) error {
 		return issue(ctx, b, domain.ClientID(c.Client), domain.Role(c.Role), domain.AdvisorID(c.Advisor), c.Label)
 	})
 }
 
-func issue(ctx context.Context, b *openBackend, client domain.ClientID, role domain.Role, advisor domain.AdvisorID, label string) error {
-	key, token, err := consent.IssueKey(ctx, b, b.env, client, role, advisor, label)
+func issue(ctx context.Context, b *home.Backend, client domain.ClientID, role domain.Role, advisor domain.AdvisorID, label string) error {
+	key, token, err := consent.IssueKey(ctx, b, b.Env, client, role, advisor, label)
 	if err != nil {
 		return err
 	}
@@ -111,7 +112,7 @@ type keyList struct {
 }
 
 func (c keyList) Run(ctx context.Context, o *options) error {
-	return withStore(ctx, o, func(b *openBackend) error {
+	return withStore(ctx, o, func(b *home.Backend) error {
 		keys, err := consent.ListKeys(ctx, b, domain.ClientID(c.Client))
 		if err != nil {
 			return err
@@ -128,8 +129,8 @@ type keyRevoke struct {
 }
 
 func (c keyRevoke) Run(ctx context.Context, o *options) error {
-	return withStore(ctx, o, func(b *openBackend) error {
-		return consent.RevokeKey(ctx, b, b.env, domain.KeyID(c.Key))
+	return withStore(ctx, o, func(b *home.Backend) error {
+		return consent.RevokeKey(ctx, b, b.Env, domain.KeyID(c.Key))
 	})
 }
 
@@ -144,7 +145,7 @@ type deadLetterList struct {
 }
 
 func (c deadLetterList) Run(ctx context.Context, o *options) error {
-	return withStore(ctx, o, func(b *openBackend) error {
+	return withStore(ctx, o, func(b *home.Backend) error {
 		letters, err := b.DeadLetters(ctx, c.Limit)
 		if err != nil {
 			return err
@@ -168,7 +169,7 @@ func (c deadLetterRedrive) Run(ctx context.Context, o *options) error {
 	if c.All == (len(c.Events) > 0) {
 		return errors.New("name the events, or say --all")
 	}
-	return withStore(ctx, o, func(b *openBackend) error {
+	return withStore(ctx, o, func(b *home.Backend) error {
 		ids := c.Events
 		for c.All {
 			letters, err := b.DeadLetters(ctx, 100)
@@ -176,13 +177,13 @@ func (c deadLetterRedrive) Run(ctx context.Context, o *options) error {
 				return err
 			}
 			for _, l := range letters {
-				if err := b.redrive(ctx, l.Event.ID); err != nil {
+				if err := redrive(ctx, b, l.Event.ID); err != nil {
 					return err
 				}
 			}
 		}
 		for _, id := range ids {
-			if err := b.redrive(ctx, domain.EventID(id)); err != nil {
+			if err := redrive(ctx, b, domain.EventID(id)); err != nil {
 				return err
 			}
 		}
@@ -190,7 +191,7 @@ func (c deadLetterRedrive) Run(ctx context.Context, o *options) error {
 	})
 }
 
-func (b *openBackend) redrive(ctx context.Context, id domain.EventID) error {
+func redrive(ctx context.Context, b *home.Backend, id domain.EventID) error {
 	if err := b.Redrive(ctx, id); err != nil {
 		return fmt.Errorf("%s: %w", id, err)
 	}
@@ -216,7 +217,7 @@ func (c auditCommand) Run(ctx context.Context, o *options) error {
 		}
 		*bound.to = t.String()
 	}
-	return withStore(ctx, o, func(b *openBackend) error {
+	return withStore(ctx, o, func(b *home.Backend) error {
 		for {
 			entries, next, err := domain.List[domain.Entry](ctx, b, q)
 			if err != nil {
@@ -244,7 +245,7 @@ func (c secretSet) Run(o *options) error {
 	if err != nil {
 		return err
 	}
-	secrets, err := envelope.OpenSecrets(o.keys())
+	secrets, err := envelope.OpenSecrets(home.KeysIn(o.data()))
 	if err != nil {
 		return err
 	}
@@ -257,9 +258,18 @@ type rotateCommand struct {
 
 func (c rotateCommand) Run(o *options) error {
 	if c.Key == "inner" {
-		return envelope.RotateInner(o.keys())
+		return envelope.RotateInner(home.KeysIn(o.data()))
 	}
-	return envelope.Rotate(o.keys(), envelope.KeyName(c.Key))
+	return envelope.Rotate(home.KeysIn(o.data()), envelope.KeyName(c.Key))
+}
+
+// withStore opens the backend for one command.
+func withStore(ctx context.Context, o *options, fn func(*home.Backend) error) error {
+	b, err := home.OpenBackend(ctx, home.Settings{Data: o.data(), Backend: o.Backend})
+	if err != nil {
+		return err
+	}
+	return errors.Join(fn(b), b.Close())
 }
 
 func table(head string, n int, line func(int) string) error {

@@ -12,8 +12,9 @@ import (
 
 	"sluis.internal/functions/consent"
 	"sluis.internal/functions/sandbox"
+	"sluis.internal/functions/sluis/home"
+	"sluis.internal/functions/sluis/journey"
 	"sluis.internal/shared/domain"
-	"sluis.internal/shared/serve"
 )
 
 // membership is what the sample client was given when it was added as a client: it lies beside the sandbox bank's
@@ -24,9 +25,9 @@ type membership struct {
 	Secret string `json:"secret,omitempty"` // of its webhook endpoint
 }
 
-// sample serves the sample client at l. The home must have begun.
-func (h *home) sample(ctx context.Context, o *options, l net.Listener) error {
-	path := filepath.Join(o.data(), "sandbox", "client.json")
+// serveSample serves the sample client at l. The home must have begun.
+func serveSample(ctx context.Context, h *home.Home, data string, l net.Listener) error {
+	path := filepath.Join(data, "sandbox", "client.json")
 	m := membership{Own: "http://" + l.Addr().String()}
 	var kept membership
 	raw, err := os.ReadFile(path)
@@ -35,32 +36,30 @@ func (h *home) sample(ctx context.Context, o *options, l net.Listener) error {
 	}
 	if err == nil && json.Unmarshal(raw, &kept) == nil && kept.Own == m.Own {
 		m = kept
-	} else if err := h.join(ctx, &m, path); err != nil {
+	} else if err := join(ctx, h, &m, path); err != nil {
 		return err
 	}
-	client := &sandbox.Client{API: h.apiURL(), Key: m.Token, Secret: m.Secret, PagesOrigin: h.pagesURL(), Own: m.Own}
+	client := &sandbox.Client{API: h.APIURL(), Key: m.Token, Secret: m.Secret, PagesOrigin: h.PagesURL(), Own: m.Own}
 	mux := http.NewServeMux()
 	client.Routes(mux)
-	s := site{l, serve.NewServer(mux)}
-	h.sites = append(h.sites, s)
-	h.serve(s)
+	h.Serve(l, mux)
 	return nil
 }
 
 // join adds the sample client, with a key and an endpoint, and keeps what it was given.
-func (h *home) join(ctx context.Context, m *membership, path string) error {
+func join(ctx context.Context, h *home.Home, m *membership, path string) error {
 	month := domain.Saving{Scope: domain.SaveHistory, Days: 30}
-	c, err := consent.AddClient(ctx, h, h.env, "Sample Wealth", consent.Terms{ReturnOrigins: []string{m.Own},
+	c, err := consent.AddClient(ctx, h, h.Env, "Sample Wealth", consent.Terms{ReturnOrigins: []string{m.Own},
 		Saving: map[domain.Product]domain.Saving{domain.ProductAccounts: month, domain.ProductCash: month, domain.ProductPositions: month}})
 	if err != nil {
 		return err
 	}
-	_, token, err := consent.IssueKey(ctx, h, h.env, c.ID, domain.RoleClient, "", "sample client")
+	_, token, err := consent.IssueKey(ctx, h, h.Env, c.ID, domain.RoleClient, "", "sample client")
 	if err != nil {
 		return err
 	}
 	m.Token = string(token.Reveal())
-	if m.Secret, err = h.register(ctx, m); err != nil {
+	if m.Secret, err = register(ctx, h, m); err != nil {
 		return err
 	}
 	raw, err := json.Marshal(m)
@@ -71,11 +70,11 @@ func (h *home) join(ctx context.Context, m *membership, path string) error {
 }
 
 // register asks the client API for the endpoint, as any client does.
-func (h *home) register(ctx context.Context, m *membership) (string, error) {
-	app := &app{api: h.apiURL(), token: m.Token, http: http.DefaultClient}
+func register(ctx context.Context, h *home.Home, m *membership) (string, error) {
+	place := &journey.Place{API: h.APIURL(), Token: m.Token}
 	var made struct {
 		Secret string `json:"secret"`
 	}
-	err := app.do(ctx, http.MethodPost, "/v1/endpoints", map[string]string{"url": m.Own + "/webhooks"}, &made)
+	err := place.Call(ctx, http.MethodPost, "/v1/endpoints", map[string]string{"url": m.Own + "/webhooks"}, &made)
 	return made.Secret, err
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	bank "sluis.internal/functions/sandbox/comdirect"
+	"sluis.internal/functions/sluis/home"
 )
 
 type serveCommand struct {
@@ -25,12 +26,12 @@ type serveCommand struct {
 // Run serves until it is interrupted.
 func (c serveCommand) Run(ctx context.Context, o *options) error {
 	begun := time.Now()
-	s := settings{API: c.API, Pages: c.Pages, PerMinute: c.PerMinute, Webhooks: c.Webhooks}
+	s := home.Settings{Data: o.data(), Backend: o.Backend, API: c.API, Pages: c.Pages, PerMinute: c.PerMinute, Webhooks: c.Webhooks}
 	var sample net.Listener
 	if !c.NoSandbox {
 		var err error
 		if sample, err = net.Listen("tcp", c.Sample); err != nil {
-			return listening("sample client", "--sample", err)
+			return home.Listening("sample client", "--sample", err)
 		}
 		receiver, err := netip.ParseAddrPort(sample.Addr().String())
 		if err != nil {
@@ -38,33 +39,31 @@ func (c serveCommand) Run(ctx context.Context, o *options) error {
 		}
 		s.Bank, s.Webhooks = c.Bank, append(s.Webhooks, receiver)
 	}
-	h, err := openHome(ctx, o, s)
+	h, err := home.Open(ctx, s)
 	if err != nil {
 		return err
 	}
-	h.begin(ctx)
+	h.Begin(ctx)
 	if sample != nil {
-		if err := h.sample(ctx, o, sample); err != nil {
-			h.cancel(err)
+		if err := serveSample(ctx, h, o.data(), sample); err != nil {
+			return errors.Join(err, h.Stop())
 		}
 	}
-	if h.ctx.Err() == nil {
-		h.greet(sample, begun)
-	}
-	return errors.Join(h.wait(), h.close())
+	greet(h, sample, begun)
+	return errors.Join(h.Wait(), h.Close())
 }
 
 // greet prints the addresses to open.
-func (h *home) greet(sample net.Listener, begun time.Time) {
+func greet(h *home.Home, sample net.Listener, begun time.Time) {
 	w := os.Stdout
-	fmt.Fprintf(w, "%s\n\n", h.keys.Banner())
+	fmt.Fprintf(w, "%s\n\n", h.Keys.Banner())
 	if sample != nil {
 		fmt.Fprintf(w, "  Sample client   http://%s   begin here\n", sample.Addr())
 	}
-	fmt.Fprintf(w, "  Investor pages  %s\n", h.pagesURL())
-	fmt.Fprintf(w, "  Client API      %s/v1   described in schemas/openapi.yaml\n", h.apiURL())
-	if h.bankServer != nil {
-		fmt.Fprintf(w, "  Sandbox bank    %s   PIN %s; some of its logins:\n", h.bankServer.URL(), bank.PIN)
+	fmt.Fprintf(w, "  Investor pages  %s\n", h.PagesURL())
+	fmt.Fprintf(w, "  Client API      %s/v1   described in schemas/openapi.yaml\n", h.APIURL())
+	if h.Bank != nil {
+		fmt.Fprintf(w, "  Sandbox bank    %s   PIN %s; some of its logins:\n", h.BankURL(), bank.PIN)
 		for _, l := range bank.Logins()[:5] {
 			fmt.Fprintf(w, "                  %s  %s: %s\n", l.Number, l.Name, l.Note)
 		}

@@ -1,7 +1,12 @@
-package main
+// Package home wires every function to one backend in one process, as schemas/pipeline.json says: what the load
+// balancer, the subscriptions and the scheduler do in the cloud, happens here by a multiplexer, a queue and a ticker.
+// functions/sluis serves it; tests start it with a clock, a bank and faults of their own.
+package home
 
 import (
+	"cmp"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -30,85 +35,104 @@ import (
 	"sluis.internal/shared/webhook"
 )
 
-// settings say how a home is set up.
-type settings struct {
-	API, Pages, Bank string           // addresses to listen on; Bank empty means no sandbox bank
-	Webhooks         []netip.AddrPort // private addresses that webhooks may go to
-	PerMinute        int              // requests a minute from each caller
-	Interval         time.Duration    // between a reading and the next that a client may ask for; 0 means one minute
-	BankOptions      bank.Options
+// Settings say how a home is set up. The zero value of every field but Data means a good choice.
+type Settings struct {
+	Data    string // directory of the database, the local keys and the sandbox bank's memory
+	Backend string // sqlite:PATH; empty means sluis.db in Data
+	Env     domain.Env
+
+	API, Pages string           // addresses to listen on
+	Bank       string           // where the sandbox bank listens; empty means that none runs here
+	BankAt     *BankAddress     // a sandbox bank that runs elsewhere
+	Webhooks   []netip.AddrPort // private addresses that webhooks may go to
+	PerMinute  int              // requests a minute from each caller; 0 means 600
+	Interval   time.Duration    // between a reading and the next that a client may ask for; 0 means one minute
+	Sweep      time.Duration    // between two rounds of the clock; 0 means 10 s
+
+	BankOptions bank.Options
+	Fault       func(point string) error // as in sql.Options, for tests
 }
 
-// home is every function wired to the embedded backend, as pipeline.json says, in one process.
-type home struct {
-	*openBackend
-	keys       *envelope.Keys
+// BankAddress is where a sandbox bank listens, and whom to trust there.
+type BankAddress struct {
+	Address string // host and port
+	CA      *x509.CertPool
+}
+
+// Home is every function wired to one backend, as pipeline.json says, in one process.
+type Home struct {
+	*Backend
+	Keys     *envelope.Keys
+	Bank     *bank.Bank // nil where none runs here
+	Handlers map[domain.Topic]domain.Handler
+
 	custodians []domain.Custodian
 	engines    map[domain.CustodianID]*extraction.Engine
-	bank       *bank.Bank
 	bankServer *bank.Server
 	api, pages net.Listener
 	sites      []site
-	handlers   map[domain.Topic]domain.Handler
 	functions  map[string]func(*http.ServeMux) // by their names in pipeline.json: how each registers its routes
 	sweep      *sweep.Service
+	every      time.Duration // of the sweep
 
-	ctx    context.Context // of everything that begin started
+	ctx    context.Context // of everything that Begin started
 	cancel context.CancelCauseFunc
 	group  sync.WaitGroup
 }
 
-// openHome opens data and keys, starts listening, and wires the functions. Nothing is served before begin.
-func openHome(ctx context.Context, o *options, s settings) (h *home, err error) {
-	b, err := open(ctx, o)
+// Open opens data and keys, starts listening, and wires the functions. Nothing is served before Begin.
+func Open(ctx context.Context, s Settings) (h *Home, err error) {
+	b, err := OpenBackend(ctx, s)
 	if err != nil {
 		return nil, err
 	}
-	h = &home{openBackend: b, engines: map[domain.CustodianID]*extraction.Engine{}}
+	h = &Home{Backend: b, engines: map[domain.CustodianID]*extraction.Engine{}, every: cmp.Or(s.Sweep, 10*time.Second)}
 	defer func() {
 		if err != nil {
-			h.close()
+			err = errors.Join(err, h.Close())
 		}
 	}()
-	if h.keys, err = envelope.LocalKeys(o.keys()); err != nil {
+	if h.Keys, err = envelope.LocalKeys(KeysIn(s.Data)); err != nil {
 		return h, err
 	}
-	secrets, err := envelope.OpenSecrets(o.keys())
+	secrets, err := envelope.OpenSecrets(KeysIn(s.Data))
 	if err != nil {
 		return h, err
 	}
 	if s.Bank != "" {
-		if err := h.openBank(o, s); err != nil {
+		if err := h.openBank(s); err != nil {
 			return h, err
 		}
+		s.BankAt = &BankAddress{h.bankServer.Address(), h.bankServer.CA()}
 	}
 	if h.api, err = net.Listen("tcp", s.API); err != nil {
-		return h, listening("client API", "--api", err)
+		return h, Listening("client API", "--api", err)
 	}
 	if h.pages, err = net.Listen("tcp", s.Pages); err != nil {
-		return h, listening("investor pages", "--pages", err)
+		return h, Listening("investor pages", "--pages", err)
 	}
-	h.extraction(ctx, bankSecrets{secrets})
+	h.extraction(ctx, bankSecrets{secrets}, s.BankAt)
 	return h, h.wire(s)
 }
 
-func listening(what, flag string, err error) error {
+// Listening says that an address cannot be listened on, and by which flag to choose another.
+func Listening(what, flag string, err error) error {
 	return fmt.Errorf("listening for the %s (choose another address with %s): %w", what, flag, err)
 }
 
 // openBank starts the sandbox bank. What it remembers lies beside the data, so that it survives a restart as a bank
 // would.
-func (h *home) openBank(o *options, s settings) error {
-	dir := filepath.Join(o.data(), "sandbox")
+func (h *Home) openBank(s Settings) error {
+	dir := filepath.Join(s.Data, "sandbox")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
 	options := s.BankOptions
-	options.Env, options.StateFile = h.env, filepath.Join(dir, "bank.json")
-	h.bank = bank.New(options)
-	server, err := bank.ServeTLS(h.bank, s.Bank)
+	options.Env, options.StateFile = h.Env, filepath.Join(dir, "bank.json")
+	h.Bank = bank.New(options)
+	server, err := bank.ServeTLS(h.Bank, s.Bank)
 	if err != nil {
-		return listening("sandbox bank", "--bank", err)
+		return Listening("sandbox bank", "--bank", err)
 	}
 	h.bankServer = server
 	return nil
@@ -129,15 +153,15 @@ func (s bankSecrets) Secret(ctx context.Context, name string) (domain.Secret, er
 
 // extraction makes an engine for each custodian that can be reached from here: those whose secrets are configured,
 // and the sandbox bank if it runs.
-func (h *home) extraction(ctx context.Context, secrets domain.Secrets) {
+func (h *Home) extraction(ctx context.Context, secrets domain.Secrets, at *BankAddress) {
 	transport := extraction.TransportOptions{}
 	sandbox := transport
-	if h.bankServer != nil {
-		sandbox.RootCAs = h.bankServer.CA()
-		sandbox.DialTo = map[string]string{bank.HostName: h.bankServer.Address()}
+	if at != nil {
+		sandbox.RootCAs = at.CA
+		sandbox.DialTo = map[string]string{bank.HostName: at.Address}
 	}
 	for _, c := range h.catalogue {
-		if c.Sandbox && h.bankServer == nil || !configured(ctx, secrets, c) {
+		if c.Sandbox && at == nil || !configured(ctx, secrets, c) {
 			continue
 		}
 		network := transport
@@ -145,12 +169,12 @@ func (h *home) extraction(ctx context.Context, secrets domain.Secrets) {
 			network = sandbox
 		}
 		h.custodians = append(h.custodians, c)
-		h.engines[c.ID] = comdirect.New(extraction.Engine{Store: h, Env: h.env, Custodian: c,
+		h.engines[c.ID] = comdirect.New(extraction.Engine{Store: h, Env: h.Env, Custodian: c,
 			Network: extraction.Transport(network), Secrets: secrets,
-			Opener:    envelope.NewOpener(h.keys.Decrypter(envelope.KeyOuter), h.keys.InnerDecrypters),
-			State:     stateKey{h.keys.Encrypter(envelope.KeySession), h.keys.Decrypter(envelope.KeySession)},
-			Display:   h.keys.Encrypter(envelope.KeyDisplay),
-			Portfolio: envelope.NewCloser(h.keys.PortfolioKey(), h.env), Pseudonym: h.keys.Pseudonym(),
+			Opener:    envelope.NewOpener(h.Keys.Decrypter(envelope.KeyOuter), h.Keys.InnerDecrypters),
+			State:     stateKey{h.Keys.Encrypter(envelope.KeySession), h.Keys.Decrypter(envelope.KeySession)},
+			Display:   h.Keys.Encrypter(envelope.KeyDisplay),
+			Portfolio: envelope.NewCloser(h.Keys.PortfolioKey(), h.Env), Pseudonym: h.Keys.Pseudonym(),
 			Lease: 15 * time.Second})
 	}
 }
@@ -173,7 +197,7 @@ type stateKey struct {
 }
 
 // Answer hands an answer to the custodian's engine: in the cloud this is a call from one function to another.
-func (h *home) Answer(ctx context.Context, c domain.CustodianID, r domain.AnswerRequest) error {
+func (h *Home) Answer(ctx context.Context, c domain.CustodianID, r domain.AnswerRequest) error {
 	engine := h.engines[c]
 	if engine == nil {
 		return &domain.Error{Kind: domain.Unavailable, Code: "custodian_unavailable", Message: "this custodian cannot be reached from here"}
@@ -182,7 +206,7 @@ func (h *home) Answer(ctx context.Context, c domain.CustodianID, r domain.Answer
 }
 
 // session routes an event to its custodian's engine: in the cloud this is the subscription's filter.
-func (h *home) session(ctx context.Context, e domain.Event) error {
+func (h *Home) session(ctx context.Context, e domain.Event) error {
 	engine := h.engines[e.Custodian]
 	if engine == nil {
 		return &domain.Error{Kind: domain.Unavailable, Code: "custodian_unavailable", RetryAfter: time.Minute}
@@ -191,26 +215,26 @@ func (h *home) session(ctx context.Context, e domain.Event) error {
 }
 
 // wire gives every function its ports, and serves its routes and topics as pipeline.json says.
-func (h *home) wire(s settings) error {
-	p, err := read[pipeline]("pipeline.json")
+func (h *Home) wire(s Settings) error {
+	p, err := ReadPipeline()
 	if err != nil {
 		return err
 	}
-	door := &serve.Door{Store: h, Env: h.env, Limits: serve.NewLimits(s.PerMinute), Salt: h.keys.Pseudonym()}
-	reader := envelope.NewReader(h.keys.Decrypter(envelope.KeyPortfolio), h.env)
-	ask := &consent.Service{Store: h, Env: h.env, Door: door, Custodians: h.custodians, LinkKey: h.keys.Link(), PagesURL: h.pagesURL()}
-	gate := &seal.Service{Store: h, Env: h.env, Door: door, Sealer: envelope.NewSealer(h.keys.Encrypter(envelope.KeyOuter)),
-		Public: h.keys.InnerPublic, Kids: h.keys.InnerKids}
-	question := &challenge.Service{Store: h, Env: h.env, Door: door, Display: h.keys.Decrypter(envelope.KeyDisplay), Bank: h}
-	reading := &portfolio.Service{Store: h, Env: h.env, Door: door, Opener: reader, Interval: s.Interval}
+	door := &serve.Door{Store: h, Env: h.Env, Limits: serve.NewLimits(cmp.Or(s.PerMinute, 600)), Salt: h.Keys.Pseudonym()}
+	reader := envelope.NewReader(h.Keys.Decrypter(envelope.KeyPortfolio), h.Env)
+	ask := &consent.Service{Store: h, Env: h.Env, Door: door, Custodians: h.custodians, LinkKey: h.Keys.Link(), PagesURL: h.PagesURL()}
+	gate := &seal.Service{Store: h, Env: h.Env, Door: door, Sealer: envelope.NewSealer(h.Keys.Encrypter(envelope.KeyOuter)),
+		Public: h.Keys.InnerPublic, Kids: h.Keys.InnerKids}
+	question := &challenge.Service{Store: h, Env: h.Env, Door: door, Display: h.Keys.Decrypter(envelope.KeyDisplay), Bank: h}
+	reading := &portfolio.Service{Store: h, Env: h.Env, Door: door, Opener: reader, Interval: s.Interval}
 	rules := webhook.Rules{Allow: s.Webhooks}
-	notices := &deliver.Service{Store: h, Env: h.env, Door: door, Rules: rules, Close: h.keys.Encrypter(envelope.KeyWebhook),
-		Open: h.keys.Decrypter(envelope.KeyWebhook), Sender: webhook.NewSender(h.env, webhook.Options{Rules: rules})}
-	removal := &erase.Service{Store: h, Env: h.env, Door: door, Signer: h.keys.CertificateSigner(),
-		KeyID: h.keys.CertificateKeyID(), Forget: h.forget(reader)}
+	notices := &deliver.Service{Store: h, Env: h.Env, Door: door, Rules: rules, Close: h.Keys.Encrypter(envelope.KeyWebhook),
+		Open: h.Keys.Decrypter(envelope.KeyWebhook), Sender: webhook.NewSender(h.Env, webhook.Options{Rules: rules})}
+	removal := &erase.Service{Store: h, Env: h.Env, Door: door, Signer: h.Keys.CertificateSigner(),
+		KeyID: h.Keys.CertificateKeyID(), Forget: h.forget(reader)}
 
 	h.sweep = h.sweeper()
-	h.handlers = map[domain.Topic]domain.Handler{domain.TopicSession: h.session, domain.TopicNotice: notices.Notify,
+	h.Handlers = map[domain.Topic]domain.Handler{domain.TopicSession: h.session, domain.TopicNotice: notices.Notify,
 		domain.TopicDelivery: notices.Deliver, domain.TopicErasure: removal.Erasure}
 	h.functions = map[string]func(*http.ServeMux){
 		"consent": func(m *http.ServeMux) { ask.Routes(m); ask.Pages(m) },
@@ -228,7 +252,7 @@ type site struct {
 }
 
 // forget drops a connection's keyset from every cache in this process.
-func (h *home) forget(reader *envelope.Reader) func(domain.ConnectionID) {
+func (h *Home) forget(reader *envelope.Reader) func(domain.ConnectionID) {
 	return func(id domain.ConnectionID) {
 		reader.Forget(id)
 		for _, engine := range h.engines {
@@ -239,7 +263,7 @@ func (h *home) forget(reader *envelope.Reader) func(domain.ConnectionID) {
 
 // front is one host's face: it lets just the routes that pipeline.json lists for that host through to their functions,
 // as the load balancer's URL map does in the cloud.
-func front(p pipeline, host string, functions map[string]func(*http.ServeMux)) *http.ServeMux {
+func front(p Pipeline, host string, functions map[string]func(*http.ServeMux)) *http.ServeMux {
 	mux := http.NewServeMux()
 	for _, f := range p.Functions {
 		register := functions[f.Name]
@@ -258,8 +282,8 @@ func front(p pipeline, host string, functions map[string]func(*http.ServeMux)) *
 }
 
 // sweeper is the clock, with the lives of retention.json.
-func (h *home) sweeper() *sweep.Service {
-	s := &sweep.Service{Store: h, Env: h.env}
+func (h *Home) sweeper() *sweep.Service {
+	s := &sweep.Service{Store: h, Env: h.Env}
 	for _, l := range h.lives {
 		i := slices.IndexFunc(h.indexes, func(ix domain.Index) bool {
 			return ix.Of == l.Kind && l.Field != "" && ix.Range == l.Field && len(ix.Equal) == 0
@@ -271,30 +295,52 @@ func (h *home) sweeper() *sweep.Service {
 	return s
 }
 
-func (h *home) apiURL() string { return "http://" + h.api.Addr().String() }
+// APIURL is where clients call, without a path.
+func (h *Home) APIURL() string { return "http://" + h.api.Addr().String() }
 
-// pagesURL names localhost and not its address: browsers keep __Host- cookies for it without https.
-func (h *home) pagesURL() string {
+// BankURL is where the sandbox bank listens, or empty where none runs here.
+func (h *Home) BankURL() string {
+	if h.bankServer == nil {
+		return ""
+	}
+	return h.bankServer.URL()
+}
+
+// PagesURL is where investors come. It names localhost and not its address: browsers keep __Host- cookies for it without https.
+func (h *Home) PagesURL() string {
 	_, port, _ := net.SplitHostPort(h.pages.Addr().String())
 	return "http://localhost:" + port
 }
 
-// begin serves and works in the background until ctx ends or something fails.
-func (h *home) begin(ctx context.Context) {
+// Begin serves and works in the background until ctx ends or something fails.
+func (h *Home) Begin(ctx context.Context) {
 	h.ctx, h.cancel = context.WithCancelCause(ctx)
 	for _, s := range h.sites {
-		h.serve(s)
+		h.start(s)
 	}
 	h.group.Go(func() {
-		if err := h.Run(h.ctx, h.handlers); err != nil {
+		if err := h.Run(h.ctx, h.Handlers); err != nil {
 			h.cancel(fmt.Errorf("delivering events: %w", err))
 		}
 	})
-	h.group.Go(func() { h.sweep.Run(h.ctx, 10*time.Second) })
+	h.group.Go(func() { h.sweep.Run(h.ctx, h.every) })
 }
 
-// serve serves one site in the background.
-func (h *home) serve(s site) {
+// Serve serves one more handler at l, after Begin, until the home ends.
+func (h *Home) Serve(l net.Listener, handler http.Handler) {
+	s := site{l, serve.NewServer(handler)}
+	h.sites = append(h.sites, s)
+	h.start(s)
+}
+
+// Stop ends the home as an interrupt does, waits until everything has stopped gracefully, and closes it.
+func (h *Home) Stop() error {
+	h.cancel(nil)
+	return errors.Join(h.Wait(), h.Close())
+}
+
+// start serves one site in the background.
+func (h *Home) start(s site) {
 	s.server.BaseContext = func(net.Listener) context.Context { return h.ctx }
 	h.group.Go(func() {
 		if err := s.server.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
@@ -303,8 +349,8 @@ func (h *home) serve(s site) {
 	})
 }
 
-// wait returns once ctx has ended and everything has stopped gracefully: listeners first, then the queue.
-func (h *home) wait() error {
+// Wait returns once ctx has ended and everything has stopped gracefully: listeners first, then the queue.
+func (h *Home) Wait() error {
 	<-h.ctx.Done()
 	h.shutdown()
 	h.group.Wait()
@@ -316,7 +362,7 @@ func (h *home) wait() error {
 
 // shutdown lets requests finish for a bounded time. What is cut off after that is most often a connection that a browser
 // opened ahead and never used, which net/http waits for.
-func (h *home) shutdown() {
+func (h *Home) shutdown() {
 	ctx, done := context.WithTimeout(context.Background(), 5*time.Second)
 	defer done()
 	for _, s := range h.sites {
@@ -326,8 +372,8 @@ func (h *home) shutdown() {
 	}
 }
 
-// close lets go of everything that openHome took.
-func (h *home) close() error {
+// Close lets go of everything that Open took.
+func (h *Home) Close() error {
 	var errs []error
 	for _, l := range []net.Listener{h.api, h.pages} {
 		if l != nil {
@@ -341,5 +387,5 @@ func (h *home) close() error {
 		defer done()
 		errs = append(errs, h.bankServer.Close(ctx))
 	}
-	return errors.Join(append(errs, h.Close())...)
+	return errors.Join(append(errs, h.Backend.Close())...)
 }

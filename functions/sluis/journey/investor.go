@@ -1,4 +1,4 @@
-package main
+package journey
 
 import (
 	"bufio"
@@ -22,27 +22,26 @@ import (
 // investor plays an investor's browser: it follows a link, keeps the cookie, and seals what it types as the page's
 // script does.
 type investor struct {
-	pages     string
+	*Place
 	http      *http.Client
-	record    *recorder
 	cookie    *http.Cookie
 	custodian domain.CustodianID
 	state     challenge.State // as last seen
 	progress  func(records int)
 }
 
-// refusal is an answer of 4xx.
-type refusal struct {
+// Refusal is an answer of 4xx.
+type Refusal struct {
 	Status int
 	Code   string `json:"code"`
 	Detail string `json:"detail"`
 }
 
-func (r *refusal) Error() string { return fmt.Sprintf("%d %s: %s", r.Status, r.Code, r.Detail) }
+func (r *Refusal) Error() string { return fmt.Sprintf("%d %s: %s", r.Status, r.Code, r.Detail) }
 
-// isRefusal says whether err is a refusal: on purpose, and not for a failure on our side.
-func isRefusal(err error) bool {
-	var r *refusal
+// IsRefusal says whether err is a refusal: on purpose, and not for a failure on our side.
+func IsRefusal(err error) bool {
+	var r *Refusal
 	return errors.As(err, &r) && r.Status < 500
 }
 
@@ -61,7 +60,7 @@ func (in *investor) do(ctx context.Context, method, path string, body, out any) 
 		}
 		r = bytes.NewReader(raw)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, in.pages+path, r)
+	req, err := http.NewRequestWithContext(ctx, method, in.Pages+path, r)
 	if err != nil {
 		return err
 	}
@@ -80,7 +79,7 @@ func (in *investor) do(ctx context.Context, method, path string, body, out any) 
 	for _, c := range resp.Cookies() {
 		in.cookie = c
 	}
-	if err := in.record.answer(resp); err != nil {
+	if err := in.Record.answer(resp); err != nil {
 		return err
 	}
 	return readAnswer(resp, out)
@@ -92,7 +91,7 @@ func readAnswer(resp *http.Response, out any) error {
 		return err
 	}
 	if resp.StatusCode >= 400 {
-		r := &refusal{Status: resp.StatusCode}
+		r := &Refusal{Status: resp.StatusCode}
 		_ = json.Unmarshal(raw, r) // a page has no code; the status says enough
 		return r
 	}
@@ -167,7 +166,7 @@ func (in *investor) again(ctx context.Context) error {
 
 // watch follows the page's event stream until the state is as wanted.
 func (in *investor) watch(ctx context.Context, wanted func(*challenge.State) bool) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, in.pages+"/challenge/events", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, in.Pages+"/challenge/events", nil)
 	if err != nil {
 		return err
 	}
@@ -258,7 +257,7 @@ func (in *investor) send(ctx context.Context, body map[string]string) error {
 
 // image fetches the challenge's picture and makes sure that it is one.
 func (in *investor) image(ctx context.Context) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, in.pages+in.state.Challenge.ImageURL, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, in.Pages+in.state.Challenge.ImageURL, nil)
 	if err != nil {
 		return err
 	}

@@ -1,4 +1,4 @@
-package main
+package journey
 
 import (
 	"bytes"
@@ -11,15 +11,15 @@ import (
 	"sluis.internal/shared/domain"
 )
 
-// recorder writes down what passed between the parts of a demo: API answers, webhooks and events, one JSON object a
-// line. The nil recorder writes nothing.
-type recorder struct {
+// Recorder writes down what passed between the parts of a demo: API answers, webhooks and events, one JSON object a
+// line. The nil Recorder writes nothing.
+type Recorder struct {
 	mu  sync.Mutex
 	out *json.Encoder
 }
 
-// exchange is one line of a recorder.
-type exchange struct {
+// Exchange is one line of a Recorder.
+type Exchange struct {
 	Kind   string          `json:"kind"`             // answer, webhook or event
 	Method string          `json:"method,omitempty"` // of an answer
 	Path   string          `json:"path,omitempty"`
@@ -27,9 +27,10 @@ type exchange struct {
 	Body   json.RawMessage `json:"body,omitempty"`
 }
 
-func newRecorder(w io.Writer) *recorder { return &recorder{out: json.NewEncoder(w)} }
+// NewRecorder writes to w.
+func NewRecorder(w io.Writer) *Recorder { return &Recorder{out: json.NewEncoder(w)} }
 
-func (r *recorder) write(x exchange) error {
+func (r *Recorder) write(x Exchange) error {
 	if r == nil {
 		return nil
 	}
@@ -39,7 +40,7 @@ func (r *recorder) write(x exchange) error {
 }
 
 // answer records an API answer in JSON and gives its body back to be read; pages and pictures are passed over.
-func (r *recorder) answer(resp *http.Response) error {
+func (r *Recorder) answer(resp *http.Response) error {
 	media := resp.Header.Get("Content-Type")
 	if r == nil || media != "application/json" && media != "application/problem+json" {
 		return nil
@@ -49,18 +50,18 @@ func (r *recorder) answer(resp *http.Response) error {
 		return err
 	}
 	resp.Body = io.NopCloser(bytes.NewReader(body))
-	return r.write(exchange{Kind: "answer", Method: resp.Request.Method, Path: resp.Request.URL.Path, Status: resp.StatusCode, Body: body})
+	return r.write(Exchange{Kind: "answer", Method: resp.Request.Method, Path: resp.Request.URL.Path, Status: resp.StatusCode, Body: body})
 }
 
-// events has every event recorded before it is handled.
-func (r *recorder) events(handlers map[domain.Topic]domain.Handler) {
+// Events has every event recorded before it is handled.
+func (r *Recorder) Events(handlers map[domain.Topic]domain.Handler) {
 	for topic, handle := range handlers {
 		handlers[topic] = func(ctx context.Context, e domain.Event) error {
 			body, err := json.Marshal(e)
 			if err != nil {
 				return err
 			}
-			if err := r.write(exchange{Kind: "event", Body: body}); err != nil {
+			if err := r.write(Exchange{Kind: "event", Body: body}); err != nil {
 				return err
 			}
 			return handle(ctx, e)

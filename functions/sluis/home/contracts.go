@@ -1,4 +1,4 @@
-package main
+package home
 
 import (
 	"encoding/json"
@@ -30,24 +30,30 @@ type life struct {
 	Why   string              `json:"why"`
 }
 
-// pipeline is pipeline.json.
-type pipeline struct {
-	Topics    map[domain.Topic]topic `json:"topics"`
-	Keys      map[string]keyUse      `json:"keys"`
-	Functions []function             `json:"functions"`
+// ReadPipeline reads schemas/pipeline.json.
+func ReadPipeline() (Pipeline, error) { return read[Pipeline]("pipeline.json") }
+
+// Pipeline is pipeline.json.
+type Pipeline struct {
+	Topics    map[domain.Topic]Topic `json:"topics"`
+	Keys      map[string]KeyUse      `json:"keys"`
+	Functions []Function             `json:"functions"`
 }
 
-type topic struct {
+// Topic is one of the pipeline's topics.
+type Topic struct {
 	Filter string `json:"filter"`
 	Why    string `json:"why"`
 }
 
-type keyUse struct {
+// KeyUse is what a key is for.
+type KeyUse struct {
 	Use string `json:"use"`
 	Why string `json:"why"`
 }
 
-type function struct {
+// Function is one deployable of the pipeline.
+type Function struct {
 	Name       string         `json:"name"`
 	EntryPoint string         `json:"entry_point"`
 	Why        string         `json:"why"`
@@ -55,7 +61,7 @@ type function struct {
 	Per        string         `json:"per"`     // "custodian": one deployment each
 	Trigger    domain.Topic   `json:"trigger"` // a topic, for functions that take events
 	Schedule   string         `json:"schedule"`
-	Routes     []route        `json:"routes"`
+	Routes     []Route        `json:"routes"`
 	Emits      []domain.Topic `json:"emits"`
 	Calls      []string       `json:"calls"`
 	Close      []string       `json:"close"` // keys it may encrypt with
@@ -63,7 +69,8 @@ type function struct {
 	Holds      []string       `json:"holds"` // other secrets
 }
 
-type route struct {
+// Route is a path that a function answers, on one of the hosts.
+type Route struct {
 	Host   string `json:"host"` // api, pages or internal
 	Method string `json:"method"`
 	Path   string `json:"path"`

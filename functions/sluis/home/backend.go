@@ -1,0 +1,49 @@
+package home
+
+import (
+	"context"
+	"path/filepath"
+
+	"sluis.internal/shared/backend/sql"
+	"sluis.internal/shared/domain"
+)
+
+// Backend is the store and queue that everything in a process shares, and the contracts that it was opened by.
+type Backend struct {
+	*sql.Backend
+	Env       domain.Env
+	lives     []life
+	indexes   []domain.Index
+	catalogue []domain.Custodian
+}
+
+// KeysIn is the directory of the local keys below the data directory.
+func KeysIn(data string) string { return filepath.Join(data, "keys") }
+
+// OpenBackend opens the database alone, as operator commands do. Close it after use.
+func OpenBackend(ctx context.Context, s Settings) (*Backend, error) {
+	b := &Backend{Env: s.Env}
+	if b.Env.Region == "" {
+		b.Env.Region = "local"
+	}
+	var err error
+	if b.lives, err = read[[]life]("retention.json"); err != nil {
+		return nil, err
+	}
+	if b.indexes, err = read[[]domain.Index]("indexes.json"); err != nil {
+		return nil, err
+	}
+	if b.catalogue, err = read[[]domain.Custodian]("custodians.json"); err != nil {
+		return nil, err
+	}
+	kinds := make([]domain.DocumentKind, len(b.lives))
+	for i, l := range b.lives {
+		kinds[i] = l.Kind
+	}
+	dsn := s.Backend
+	if dsn == "" {
+		dsn = "sqlite:" + filepath.Join(s.Data, "sluis.db")
+	}
+	b.Backend, err = sql.Open(ctx, dsn, sql.Options{Env: b.Env, Indexes: b.indexes, Kinds: kinds, Fault: s.Fault})
+	return b, err
+}

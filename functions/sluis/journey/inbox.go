@@ -1,0 +1,120 @@
+package journey
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+
+	"sluis.internal/shared/serve"
+)
+
+// Inbox receives webhooks and verifies them as any client would, with Standard Webhooks' own library.
+type Inbox struct {
+	listener net.Listener
+	record   *Recorder
+	mu       sync.Mutex
+	verify   *standardwebhooks.Webhook
+	messages map[string]message // by webhook-id: each counts once, however often it comes
+	refused  int
+	changed  chan struct{} // closed at every arrival
+}
+
+type message struct {
+	Type string `json:"type"`
+	Data struct {
+		ConnectionID string `json:"connection_id"`
+		Sequence     int    `json:"sequence"`
+	} `json:"data"`
+}
+
+// NewInbox receives at l once it serves.
+func NewInbox(l net.Listener, record *Recorder) *Inbox {
+	return &Inbox{listener: l, record: record, messages: map[string]message{}, changed: make(chan struct{})}
+}
+
+// URL is where webhooks are to be sent.
+func (in *Inbox) URL() string { return "http://" + in.listener.Addr().String() + "/webhooks" }
+
+// Trust sets the secret that webhooks are signed with.
+func (in *Inbox) Trust(secret string) error {
+	verify, err := standardwebhooks.NewWebhook(secret)
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.verify = verify
+	return err
+}
+
+func (in *Inbox) serve() error { return serve.NewServer(in).Serve(in.listener) }
+
+// ServeHTTP takes one webhook.
+func (in *Inbox) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 64<<10))
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	var m message
+	if err == nil && in.verify != nil {
+		err = in.verify.Verify(body, r.Header)
+	}
+	if err == nil {
+		err = json.Unmarshal(body, &m)
+	}
+	if err == nil {
+		err = in.record.write(Exchange{Kind: "webhook", Body: body})
+	}
+	if err != nil || in.verify == nil {
+		in.refused++
+		http.Error(w, "not verified", http.StatusUnauthorized)
+		return
+	}
+	in.messages[r.Header.Get("webhook-id")] = m
+	close(in.changed)
+	in.changed = make(chan struct{})
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// Of lists a connection's webhooks by their sequence; a gap shows as a dash.
+func (in *Inbox) Of(connection string) []string {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	var types []string
+	for _, m := range in.messages {
+		if m.Data.ConnectionID != connection {
+			continue
+		}
+		for len(types) < m.Data.Sequence {
+			types = append(types, "-")
+		}
+		types[m.Data.Sequence-1] = m.Type
+	}
+	return types
+}
+
+// webhookTime bounds the wait for webhooks.
+const webhookTime = 30 * time.Second
+
+// until waits for a condition that an arriving webhook may fulfil.
+func (in *Inbox) until(ctx context.Context, fulfilled func() (bool, error)) error {
+	ctx, done := context.WithTimeout(ctx, webhookTime)
+	defer done()
+	for {
+		in.mu.Lock()
+		changed := in.changed
+		in.mu.Unlock()
+		ok, err := fulfilled()
+		if ok || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return errors.New("waited too long")
+		case <-changed:
+		}
+	}
+}

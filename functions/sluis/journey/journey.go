@@ -1,0 +1,232 @@
+// Package journey tells whole journeys and plays them: as client, as investor with a browser's part, and at the sandbox
+// as the bank. A journey is a text of steps, one a line (stories/*.txt); every login of the sandbox bank tells one more.
+// A player speaks HTTP with the instance it is pointed at, as the world does.
+package journey
+
+import (
+	"bufio"
+	"context"
+	"embed"
+	"fmt"
+	"io/fs"
+	"maps"
+	"slices"
+	"strings"
+
+	bank "sluis.internal/functions/sandbox/comdirect"
+	"sluis.internal/shared/domain"
+)
+
+// Journey is a story told in steps, one a line. The words of a step are those of [Player].
+type Journey struct {
+	Name  string
+	Title string
+	Steps []string
+}
+
+//go:embed stories/*.txt
+var journeyFiles embed.FS
+
+// All are the stories in stories/, and one for each login of the sandbox bank.
+func All() ([]Journey, error) {
+	all := make([]Journey, 0, 64)
+	for _, l := range bank.Logins() {
+		if j, ok := loginJourney(l); ok {
+			all = append(all, j)
+		}
+	}
+	files, err := fs.Glob(journeyFiles, "stories/*.txt")
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range files {
+		text, err := journeyFiles.ReadFile(name)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, parseJourney(strings.TrimSuffix(strings.TrimPrefix(name, "stories/"), ".txt"), string(text)))
+	}
+	return all, nil
+}
+
+// parseJourney reads a story: the first comment is its title, other comments and empty lines are passed over.
+func parseJourney(name, text string) Journey {
+	j := Journey{Name: name}
+	lines := bufio.NewScanner(strings.NewReader(text))
+	for lines.Scan() {
+		line := strings.TrimSpace(lines.Text())
+		title, comment := strings.CutPrefix(line, "# ")
+		switch {
+		case comment && j.Title == "":
+			j.Title = title
+		case line != "" && !comment:
+			j.Steps = append(j.Steps, line)
+		}
+	}
+	return j
+}
+
+// loginJourney is the story that the sandbox tells of one of its logins.
+func loginJourney(l bank.Login) (Journey, bool) {
+	if l.Name == "push never approved" {
+		return Journey{}, false // ends when the challenge does, minutes later: told in the tests, by a faster clock
+	}
+	j := Journey{Name: "login-" + l.Number, Title: l.Name + ": " + l.Note, Steps: []string{"ask", "open", "grant", "login " + l.Number}}
+	for i, code := range l.Answers {
+		if l.Renew && i == len(l.Answers)-1 {
+			j.Steps = append(j.Steps, "challenge expired", "renew")
+		}
+		j.Steps = append(j.Steps, "challenge "+challengeBefore(i), "code "+code)
+	}
+	if l.Name == "push approved by a control call" {
+		j.Steps = append(j.Steps, "challenge decoupled", "approve "+l.Number)
+	}
+	switch {
+	case l.Reason == domain.ReasonCredentialsRefused:
+		j.Steps = append(j.Steps, "connect "+string(l.Reason), "webhooks consent.granted connection.awaiting_credentials")
+	case l.Reason != "":
+		j.Steps = append(j.Steps, "paused "+string(l.Reason), "webhooks consent.granted connection.paused")
+	default:
+		j.Steps = append(j.Steps, "done")
+		for _, p := range []domain.Product{domain.ProductAccounts, domain.ProductCash, domain.ProductPositions, domain.ProductTransactions} {
+			j.Steps = append(j.Steps, "read "+string(p)+" "+expected(l, p))
+		}
+		j.Steps = append(j.Steps, "webhooks consent.granted connection.active portfolio.updated")
+	}
+	return j, true
+}
+
+func challengeBefore(answers int) string {
+	if answers == 0 {
+		return "code"
+	}
+	return "again"
+}
+
+func expected(l bank.Login, p domain.Product) string {
+	if why := l.Products[p]; why != "" {
+		return "failed " + string(why)
+	}
+	if l.Name == "empty depot" && (p == domain.ProductPositions || p == domain.ProductTransactions) {
+		return "any"
+	}
+	return "complete"
+}
+
+// Player plays one journey: it is client, investor and, at the sandbox, bank at once.
+type Player struct {
+	app      *app
+	investor *investor
+	before   map[string]int // refused logins at the bank when the journey began
+}
+
+// step is what one word does.
+type step func(p *Player, ctx context.Context, args []string) error
+
+// steps are the words that a journey may use.
+var steps map[string]step
+
+func init() {
+	steps = map[string]step{
+		"ask":  func(p *Player, ctx context.Context, args []string) error { return p.app.ask(ctx, args) },
+		"open": func(p *Player, ctx context.Context, _ []string) error { return p.investor.open(ctx, p.app.link) },
+		"link": func(p *Player, ctx context.Context, args []string) error {
+			if err := p.app.newLink(ctx, first(args)); err != nil {
+				return err
+			}
+			return p.investor.open(ctx, p.app.link)
+		},
+		"grant":  func(p *Player, ctx context.Context, _ []string) error { return p.investor.grant(ctx) },
+		"deny":   func(p *Player, ctx context.Context, _ []string) error { return p.investor.deny(ctx) },
+		"revoke": func(p *Player, ctx context.Context, _ []string) error { return p.investor.revoke(ctx, p.app.consent) },
+		"login":  (*Player).login,
+		"again":  func(p *Player, ctx context.Context, _ []string) error { return p.investor.again(ctx) },
+		"challenge": func(p *Player, ctx context.Context, args []string) error {
+			return p.investor.awaitChallenge(ctx, first(args))
+		},
+		"image": func(p *Player, ctx context.Context, _ []string) error { return p.investor.image(ctx) },
+		"code":  func(p *Player, ctx context.Context, args []string) error { return p.investor.code(ctx, first(args)) },
+		"method": func(p *Player, ctx context.Context, args []string) error {
+			return p.investor.answer(ctx, "select", first(args))
+		},
+		"renew":  func(p *Player, ctx context.Context, _ []string) error { return p.investor.answer(ctx, "renew", "") },
+		"cancel": func(p *Player, ctx context.Context, _ []string) error { return p.investor.answer(ctx, "cancel", "") },
+		"approve": func(p *Player, _ context.Context, args []string) error {
+			if !p.app.Bank.Approve(first(args)) {
+				return fmt.Errorf("no push waits at the bank")
+			}
+			return nil
+		},
+		"done":  func(p *Player, ctx context.Context, _ []string) error { return p.investor.awaitPage(ctx, "done", "") },
+		"ended": func(p *Player, ctx context.Context, _ []string) error { return p.investor.awaitPage(ctx, "ended", "") },
+		"paused": func(p *Player, ctx context.Context, args []string) error {
+			return p.investor.awaitPage(ctx, "paused", first(args))
+		},
+		"connect": func(p *Player, ctx context.Context, args []string) error {
+			return p.investor.awaitPage(ctx, "connect", first(args))
+		},
+		"refresh":   func(p *Player, ctx context.Context, _ []string) error { return p.app.refresh(ctx) },
+		"version":   func(p *Player, ctx context.Context, args []string) error { return p.app.awaitVersion(ctx, first(args)) },
+		"read":      func(p *Player, ctx context.Context, args []string) error { return p.app.readProduct(ctx, args) },
+		"webhooks":  func(p *Player, ctx context.Context, args []string) error { return p.app.awaitWebhooks(ctx, args) },
+		"terminate": func(p *Player, ctx context.Context, _ []string) error { return p.app.terminate(ctx) },
+		"erase":     func(p *Player, ctx context.Context, args []string) error { return p.app.erase(ctx, first(args)) },
+		"refusals":  (*Player).refusals,
+		"refused":   (*Player).refused,
+	}
+}
+
+func first(args []string) string {
+	if len(args) == 0 {
+		return ""
+	}
+	return args[0]
+}
+
+// Play does one step. now is the line of the journey.
+func (p *Player) Play(ctx context.Context, line string) error {
+	words := strings.Fields(line)
+	do := steps[words[0]]
+	if do == nil {
+		return fmt.Errorf("no such step; a journey knows %s", strings.Join(slices.Sorted(maps.Keys(steps)), ", "))
+	}
+	return do(p, ctx, words[1:])
+}
+
+// login enters a sandbox login, with its right PIN unless pin= says another.
+func (p *Player) login(ctx context.Context, args []string) error {
+	l, ok := bank.Find(first(args))
+	if !ok {
+		return fmt.Errorf("the sandbox has no login %q", first(args))
+	}
+	pin := l.PIN
+	for _, a := range args[1:] {
+		if v, ok := strings.CutPrefix(a, "pin="); ok {
+			pin = v
+		}
+	}
+	if p.before == nil {
+		p.before = map[string]int{l.Number: p.app.Bank.Refused(l.Number)}
+	}
+	return p.investor.seal(ctx, map[string]string{"username": l.Number, "password": pin})
+}
+
+// refusals checks how often the bank has refused a password since the journey's first login.
+func (p *Player) refusals(_ context.Context, args []string) error {
+	if got := fmt.Sprint(p.app.Bank.Refused(args[0]) - p.before[args[0]]); got != args[1] {
+		return fmt.Errorf("the bank refused %s passwords, want %s", got, args[1])
+	}
+	return nil
+}
+
+// refused does another step, which the API must refuse.
+func (p *Player) refused(ctx context.Context, args []string) error {
+	err := p.Play(ctx, strings.Join(args, " "))
+	if err == nil {
+		return fmt.Errorf("it was allowed")
+	}
+	if !IsRefusal(err) {
+		return err
+	}
+	return nil
+}
