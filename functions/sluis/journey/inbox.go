@@ -51,9 +51,11 @@ func (in *Inbox) Trust(secret string) error {
 	return err
 }
 
-func (in *Inbox) serve() error { return serve.NewServer(in).Serve(in.listener) }
+// Serve receives until the listener is closed.
+func (in *Inbox) Serve() error { return serve.NewServer(in).Serve(in.listener) }
 
 // ServeHTTP takes one webhook.
+// Serve receives until the listener is closed.
 func (in *Inbox) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 64<<10))
 	in.mu.Lock()

@@ -69,7 +69,7 @@ func OpenStage(ctx context.Context, s home.Settings, record *Recorder) (*Stage, 
 		return nil, err
 	}
 	stage := &Stage{Place: Place{Inbox: NewInbox(l, record), Record: record}}
-	go func() { _ = stage.Inbox.serve() }() // ends with its listener
+	go func() { _ = stage.Inbox.Serve() }() // ends with its listener
 	if err := stage.Start(ctx, s); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
