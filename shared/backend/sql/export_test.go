@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"sluis.internal/shared/backend"
 	"sluis.internal/shared/domain"
 )
 
@@ -36,7 +37,7 @@ func (b *Backend) Plans(t *testing.T, def domain.Index) []string {
 	var plans []string
 	for _, q := range queries {
 		q.Match = make([]string, len(def.Equal))
-		for _, after := range []*position{nil, {"a", "b"}} {
+		for _, after := range []*backend.Position{nil, {Order: "a", Key: "b"}} {
 			text, args := ix.query(q, after, 2)
 			var plan []string
 			err := b.read.rows(context.Background(), "EXPLAIN QUERY PLAN "+text, args, func(scan func(...any) error) (bool, error) {

@@ -1,32 +1,24 @@
 package sql
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
+	"sluis.internal/shared/backend"
 	"sluis.internal/shared/domain"
 )
 
 // table is one kind of documents.
 type table struct{ name, get, put, insert, delete string }
 
-var (
-	nameShape = regexp.MustCompile(`^[a-z][a-z0-9_]{0,47}$`)
-	keyShape  = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,200}$`)
-)
-
 // declare turns Options into the tables and indexes of the database.
 func (b *Backend) declare() error {
 	b.tables, b.indexes = map[domain.DocumentKind]table{}, map[string]*index{}
-	kinds := append(slices.Clone(b.opts.Kinds), entryKind)
+	kinds := append(slices.Clone(b.opts.Kinds), (*domain.Entry)(nil).Kind())
 	for _, def := range b.opts.Indexes {
 		kinds = append(kinds, def.Of)
 		ix, err := newIndex(b.dialect, def)
@@ -39,8 +31,8 @@ func (b *Backend) declare() error {
 		b.indexes[def.Name] = ix
 	}
 	for _, kind := range kinds {
-		if !nameShape.MatchString(string(kind)) {
-			return domain.Invalidf("kinds", "kind %q: want small letters, digits and _", kind)
+		if err := backend.CheckName("kinds", string(kind)); err != nil {
+			return err
 		}
 		name := tableName(kind)
 		b.tables[kind] = table{
@@ -77,24 +69,17 @@ type index struct {
 }
 
 func newIndex(d *dialect, def domain.Index) (*index, error) {
+	if err := backend.CheckIndex(def); err != nil {
+		return nil, err
+	}
 	ix := &index{Index: def, dialect: d}
-	if def.Order != "asc" && def.Order != "desc" {
-		return nil, domain.Invalidf("indexes", "index %s: order is asc or desc", def.Name)
-	}
-	fields := append(slices.Clone(def.Equal), def.Name)
 	if def.Range != "" {
-		fields = append(fields, def.Range)
 		ix.order = d.field(def.Range)
-	}
-	for _, f := range fields {
-		if !nameShape.MatchString(f) {
-			return nil, domain.Invalidf("indexes", "index %s: %q is no name of a top-level field", def.Name, f)
-		}
 	}
 	for _, f := range def.Equal {
 		ix.equal = append(ix.equal, d.field(f))
 	}
-	if len(fields) > 1 {
+	if len(def.Equal) > 0 || def.Range != "" {
 		digest := sha256.Sum256([]byte(ix.definition()))
 		ix.name = "ix_" + def.Name[:min(len(def.Name), 40)] + "_" + hex.EncodeToString(digest[:6])
 	}
@@ -121,11 +106,8 @@ func (ix *index) create() string {
 	return `CREATE INDEX "` + ix.name + `" ON ` + ix.definition()
 }
 
-// position is where a page ended: the range field's value, if the index has one, and the key.
-type position struct{ order, key string }
-
 // query is the statement that reads one page, and its arguments.
-func (ix *index) query(q domain.Query, after *position, limit int) (string, []any) {
+func (ix *index) query(q domain.Query, after *backend.Position, limit int) (string, []any) {
 	direction, past := " ASC", " > "
 	if ix.Order == "desc" {
 		direction, past = " DESC", " < "
@@ -151,9 +133,9 @@ func (ix *index) query(q domain.Query, after *position, limit int) (string, []an
 	}
 	switch {
 	case after != nil && ix.order != "":
-		and("("+ix.order+", key)"+past+"(?, ?)", after.order, after.key)
+		and("("+ix.order+", key)"+past+"(?, ?)", after.Order, after.Key)
 	case after != nil:
-		and("key"+past+"?", after.key)
+		and("key"+past+"?", after.Key)
 	}
 	from := tableName(ix.Of)
 	if ix.name != "" {
@@ -166,62 +148,34 @@ func (ix *index) query(q domain.Query, after *position, limit int) (string, []an
 	return text + " ORDER BY " + order + " LIMIT ?", append(args, limit)
 }
 
-const (
-	maxValue  = 1000    // bytes of a Match, From or To
-	maxCursor = 4 << 10 // bytes
-	maxPage   = 8 << 20 // bytes of documents, so that a page of large documents fits in memory; one always fits
-)
-
-// check refuses a query that does not fit the index.
-func (ix *index) check(q domain.Query) error {
-	switch {
-	case len(q.Match) != len(ix.equal):
-		return domain.Invalidf("match", "index %s wants %d values to match, not %d", ix.Name, len(ix.equal), len(q.Match))
-	case ix.order == "" && (q.From != "" || q.To != ""):
-		return domain.Invalidf("from", "index %s has no range", ix.Name)
-	case q.Limit < 0 || q.Limit > 1000:
-		return domain.Invalidf("limit", "want 1 to 1000")
-	}
-	for _, v := range append(slices.Clone(q.Match), q.From, q.To) {
-		if len(v) > maxValue {
-			return domain.Invalidf("match", "want values of at most %d bytes", maxValue)
-		}
-	}
-	return nil
-}
-
 // List implements domain.Store. A page ends early where its documents come to 8 MiB; Next says whether more follow.
 func (b *Backend) List(ctx context.Context, q domain.Query) (domain.Page, error) {
 	ix := b.indexes[q.Index]
 	if ix == nil {
 		return domain.Page{}, fmt.Errorf("listing: there is no index %q", q.Index)
 	}
-	if err := ix.check(q); err != nil {
+	if err := backend.CheckQuery(ix.Index, &q); err != nil {
 		return domain.Page{}, err
 	}
-	after, err := ix.open(q)
+	after, err := backend.Begin(q)
 	if err != nil {
 		return domain.Page{}, err
 	}
-	limit := q.Limit
-	if limit == 0 {
-		limit = 100
-	}
 	var page domain.Page
-	var last position
+	var last backend.Position
 	size := 0
-	text, args := ix.query(q, after, limit+1)
+	text, args := ix.query(q, after, q.Limit+1)
 	err = b.reading(ctx, func(s *statements) error {
-		page, last, size = domain.Page{}, position{}, 0
+		page, last, size = domain.Page{}, backend.Position{}, 0
 		return s.rows(ctx, text, args, func(scan func(...any) error) (bool, error) {
-			var at position
+			var at backend.Position
 			var body []byte
-			if err := scan(&at.key, &at.order, &body); err != nil {
+			if err := scan(&at.Key, &at.Order, &body); err != nil {
 				return false, err
 			}
 			size += len(body)
-			if len(page.Documents) == limit || len(page.Documents) > 0 && size > maxPage {
-				page.Next = ix.cursor(q, last)
+			if len(page.Documents) == q.Limit || len(page.Documents) > 0 && size > backend.MaxPage {
+				page.Next = backend.Cursor(q, last)
 				return false, nil
 			}
 			page.Documents, last = append(page.Documents, body), at
@@ -232,43 +186,4 @@ func (b *Backend) List(ctx context.Context, q domain.Query) (domain.Page, error)
 		return domain.Page{}, fmt.Errorf("listing %s: %w", q.Index, err)
 	}
 	return page, nil
-}
-
-// cursor is a position as text: base64url of a digest and the position as JSON. The digest ties it to the query's
-// index and values, so that a cursor that was cut, changed or taken from elsewhere is noticed. It is no secret and
-// gives no right: a query shows nothing but its own documents wherever it begins.
-func (ix *index) cursor(q domain.Query, at position) string {
-	body, err := json.Marshal([]string{at.order, at.key})
-	if err != nil {
-		panic("a list of strings is JSON: " + err.Error())
-	}
-	return base64.RawURLEncoding.EncodeToString(append(ix.digest(q, body), body...))
-}
-
-const digestLen = 8
-
-func (ix *index) digest(q domain.Query, body []byte) []byte {
-	sum := sha256.Sum256(append(domain.Name(append([]string{ix.Name}, q.Match...)...), body...))
-	return sum[:digestLen]
-}
-
-// open reads the query's cursor; nil if it has none.
-func (ix *index) open(q domain.Query) (*position, error) {
-	if q.Cursor == "" {
-		return nil, nil
-	}
-	bad := domain.Invalidf("cursor", "take the cursor of the page before, unchanged, with the same query")
-	if len(q.Cursor) > maxCursor {
-		return nil, bad
-	}
-	raw, err := base64.RawURLEncoding.DecodeString(q.Cursor)
-	if err != nil || len(raw) < digestLen || base64.RawURLEncoding.EncodeToString(raw) != q.Cursor {
-		return nil, bad
-	}
-	var at []string
-	body := raw[digestLen:]
-	if !bytes.Equal(raw[:digestLen], ix.digest(q, body)) || json.Unmarshal(body, &at) != nil || len(at) != 2 {
-		return nil, bad
-	}
-	return &position{order: at[0], key: at[1]}, nil
 }

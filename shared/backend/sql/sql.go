@@ -32,15 +32,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"sluis.internal/shared/backend"
 	"sluis.internal/shared/domain"
-)
-
-// Misuse of a transaction. These are programming errors, so their kind is Internal.
-var (
-	ErrNoRecord       = errors.New("the transaction changes something without a Record")
-	ErrReadAfterWrite = errors.New("reads come before writes in a transaction")
-	ErrTxDone         = errors.New("the transaction is over")
-	ErrClosed         = errors.New("the backend is closed")
 )
 
 // Options says what the database holds and how events are delivered. The zero value of every field but Indexes and
@@ -133,7 +126,7 @@ func Open(ctx context.Context, dsn string, opts Options) (*Backend, error) {
 const openTimeout = 15 * time.Second
 
 // Close waits for the transactions that are under way, cleans up (see Checkpoint) and closes the database. A Run
-// that still goes on ends with ErrClosed.
+// that still goes on ends with backend.ErrClosed.
 func (b *Backend) Close() error {
 	var err error
 	b.closeOnce.Do(func() {
@@ -181,14 +174,14 @@ var errBusy = errors.New("somebody else uses the database")
 func (b *Backend) acquire(ctx context.Context) (*writer, error) {
 	select {
 	case <-b.closed:
-		return nil, ErrClosed
+		return nil, backend.ErrClosed
 	default:
 	}
 	select {
 	case w := <-b.writers:
 		return w, nil
 	case <-b.closed:
-		return nil, ErrClosed
+		return nil, backend.ErrClosed
 	case <-ctx.Done():
 		return nil, busy(ctx)
 	}
@@ -217,6 +210,5 @@ func (b *Backend) write(ctx context.Context, do func(*writer) (again bool, err e
 }
 
 func busy(ctx context.Context) error {
-	return &domain.Error{Kind: domain.Unavailable, Code: "store_busy", Message: "the database is busy; try again",
-		Err: context.Cause(ctx)}
+	return backend.ErrBusy(context.Cause(ctx))
 }

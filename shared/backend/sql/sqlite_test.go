@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"sluis.internal/schemas"
+	"sluis.internal/shared/backend"
 	"sluis.internal/shared/backend/sql"
 	"sluis.internal/shared/domain"
 )
@@ -206,7 +207,7 @@ func TestCloseEndsRun(t *testing.T) {
 		}
 		select {
 		case err := <-done:
-			if !errors.Is(err, sql.ErrClosed) {
+			if !errors.Is(err, backend.ErrClosed) {
 				t.Errorf("got %v, want ErrClosed", err)
 			}
 		case <-time.After(time.Minute):

@@ -3,20 +3,13 @@ package sql
 import (
 	"context"
 	dbsql "database/sql"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"reflect"
-	"strings"
 	"sync/atomic"
 
+	"sluis.internal/shared/backend"
 	"sluis.internal/shared/domain"
 )
-
-// maxBody is the largest document, in bytes of JSON: as much as Firestore takes.
-const maxBody = 1 << 20
-
-var entryKind = (*domain.Entry)(nil).Kind()
 
 var (
 	_ domain.Store = (*Backend)(nil)
@@ -36,7 +29,7 @@ func (b *Backend) Get(ctx context.Context, doc domain.Document) error {
 func (b *Backend) reading(ctx context.Context, do func(*statements) error) error {
 	select {
 	case <-b.closed:
-		return ErrClosed
+		return backend.ErrClosed
 	default:
 	}
 	err := do(b.read)
@@ -55,38 +48,19 @@ func get(ctx context.Context, s *statements, t table, key string, doc domain.Doc
 	if err != nil {
 		return fmt.Errorf("reading %s: %w", doc.Kind(), err)
 	}
-	// Unmarshal alone would leave the fields that the stored document lacks as the caller had them.
-	reflect.ValueOf(doc).Elem().SetZero()
-	if err := json.Unmarshal(body, doc); err != nil {
-		return fmt.Errorf("reading %s: %w", t.name, err)
-	}
-	return nil
+	return backend.Decode(body, doc)
 }
 
 // locate finds a document's table and checks its key.
 func (b *Backend) locate(doc domain.Document) (table, string, error) {
-	v := reflect.ValueOf(doc)
-	if v.Kind() != reflect.Pointer || v.IsNil() || v.Elem().Kind() != reflect.Struct {
-		return table{}, "", fmt.Errorf("a document is a pointer to a struct, not %T", doc)
+	if err := backend.CheckDocument(doc); err != nil {
+		return table{}, "", err
 	}
 	t, ok := b.tables[doc.Kind()]
 	if !ok {
 		return table{}, "", fmt.Errorf("kind %q is not declared in this database's options", doc.Kind())
 	}
-	key := doc.Key()
-	if err := checkKey("key", key); err != nil {
-		return table{}, "", err
-	}
-	return t, key, nil
-}
-
-// checkKey refuses what is no key here or none in Firestore, which keeps ".", ".." and "__x__" for itself.
-func checkKey(field, key string) error {
-	reserved := key == "." || key == ".." || len(key) >= 4 && strings.HasPrefix(key, "__") && strings.HasSuffix(key, "__")
-	if !keyShape.MatchString(key) || reserved {
-		return domain.Invalidf(field, "want 1 to 200 letters, digits and _ - .")
-	}
-	return nil
+	return t, doc.Key(), nil
 }
 
 // Commit implements domain.Store.
@@ -156,7 +130,7 @@ func (t *transaction) verdict(ctx context.Context, err error) error {
 	case t.failed != nil:
 		return t.failed
 	case t.wrote && !t.recorded:
-		return ErrNoRecord
+		return backend.ErrNoRecord
 	case ctx.Err() != nil:
 		return busy(ctx)
 	}
@@ -177,7 +151,7 @@ func (t *transaction) fail(err error) error {
 // write runs a statement that changes something.
 func (t *transaction) write(act, query string, args ...any) (int64, error) {
 	if t.done.Load() {
-		return 0, ErrTxDone
+		return 0, backend.ErrTxDone
 	}
 	t.wrote = true
 	n, err := t.s.exec(t.ctx(), query, args...)
@@ -190,10 +164,10 @@ func (t *transaction) write(act, query string, args ...any) (int64, error) {
 // Get implements domain.Tx.
 func (t *transaction) Get(doc domain.Document) error {
 	if t.done.Load() {
-		return ErrTxDone
+		return backend.ErrTxDone
 	}
 	if t.wrote {
-		return t.fail(ErrReadAfterWrite)
+		return t.fail(backend.ErrReadAfterWrite)
 	}
 	tab, key, err := t.b.locate(doc)
 	if err != nil {
@@ -220,7 +194,7 @@ func (t *transaction) Put(doc domain.Document) error {
 func (t *transaction) Delete(doc domain.Document) error {
 	tab, key, err := t.b.locate(doc)
 	if err == nil {
-		err = notEntry(doc)
+		err = backend.Changeable(doc)
 	}
 	if err != nil {
 		return t.fail(err)
@@ -234,34 +208,18 @@ func (t *transaction) Delete(doc domain.Document) error {
 func (t *transaction) encode(doc domain.Document) (tab table, key, body string, err error) {
 	tab, key, err = t.b.locate(doc)
 	if err == nil {
-		err = notEntry(doc)
+		err = backend.Changeable(doc)
 	}
 	if err == nil {
-		body, err = marshal(doc)
+		body, err = encode(doc)
 	}
 	return tab, key, body, err
 }
 
-// notEntry keeps the audit log append-only.
-func notEntry(doc domain.Document) error {
-	if doc.Kind() == entryKind {
-		return errors.New("audit entries are recorded, never changed or deleted")
-	}
-	return nil
-}
-
-func marshal(doc domain.Document) (string, error) {
-	body, err := json.Marshal(doc)
-	switch {
-	case err != nil:
-		return "", fmt.Errorf("writing %s: %w", doc.Kind(), err)
-	case body[0] != '{':
-		return "", fmt.Errorf("writing %s: a document is a JSON object", doc.Kind())
-	case len(body) > maxBody:
-		return "", &domain.Error{Kind: domain.TooLarge, Code: "document_too_large",
-			Message: fmt.Sprintf("a document has at most %d bytes; split it", maxBody)}
-	}
-	return string(body), nil
+// encode is a document's body as a column takes it.
+func encode(doc domain.Document) (string, error) {
+	body, err := backend.Encode(doc)
+	return string(body), err
 }
 
 // Record implements domain.Tx. An entry with this id must not exist.
@@ -270,13 +228,13 @@ func (t *transaction) Record(e *domain.Entry) error {
 	if err != nil {
 		return t.fail(err)
 	}
-	body, err := marshal(e)
+	body, err := encode(e)
 	if err != nil {
 		return t.fail(err)
 	}
 	if _, err = t.write("recording", tab.insert, key, body); err != nil {
 		if t.b.dialect.duplicate(err) {
-			return &domain.Error{Kind: domain.Conflict, Code: "entry_exists", Message: "an audit entry is recorded once", Err: err}
+			return backend.ErrRecorded(err)
 		}
 		return err
 	}
@@ -286,22 +244,15 @@ func (t *transaction) Record(e *domain.Entry) error {
 
 // Emit implements domain.Tx.
 func (t *transaction) Emit(e domain.Event) error {
-	err := checkKey("topic", string(e.Topic))
-	if err == nil {
-		err = checkKey("subject", e.Subject)
-	}
-	if err == nil && e.Custodian != "" {
-		err = checkKey("custodian", string(e.Custodian))
-	}
-	if err != nil {
-		return t.fail(fmt.Errorf("emitting: %w", err))
+	if err := backend.CheckEvent(e); err != nil {
+		return t.fail(err)
 	}
 	now := t.b.env.Now()
 	due := now
 	if e.NotBefore.After(now) {
 		due = e.NotBefore
 	}
-	_, err = t.write("emitting", insertEvent, string(domain.NewID[domain.EventID](t.b.env)), string(e.Topic), e.Subject,
+	_, err := t.write("emitting", insertEvent, string(domain.NewID[domain.EventID](t.b.env)), string(e.Topic), e.Subject,
 		string(e.Custodian), e.NotBefore.String(), now.UnixMilli(), due.UnixMilli())
 	t.emitted = t.emitted || err == nil
 	return err

@@ -12,17 +12,16 @@ import (
 	"sync"
 	"time"
 
+	"sluis.internal/shared/backend"
 	"sluis.internal/shared/domain"
 )
 
 // Leases are short, as only a live worker renews them: what a killed process had claimed is due again within lease.
 const (
-	lease       = 5 * time.Second
-	renewEvery  = 1500 * time.Millisecond
-	cleanEvery  = 30 * time.Second // after a deletion: see Checkpoint
-	firstDelay  = time.Second
-	longestWait = 10 * time.Minute
-	lastWord    = time.Second // for handlers to return once their context has ended
+	lease      = 5 * time.Second
+	renewEvery = 1500 * time.Millisecond
+	cleanEvery = 30 * time.Second // after a deletion: see Checkpoint
+	lastWord   = time.Second      // for handlers to return once their context has ended
 
 	defaultConcurrency = 8
 
@@ -66,7 +65,7 @@ type delivery struct {
 
 // Run implements domain.Queue. An event of a topic without a handler stays where it is. A handler that panics has
 // failed. When ctx ends nothing more is claimed; handlers may go on for Options.Grace, then their contexts end too;
-// what they then have not finished is due again at once, for whoever runs next. It returns nil, or ErrClosed.
+// what they then have not finished is due again at once, for whoever runs next. It returns nil, or backend.ErrClosed.
 func (b *Backend) Run(ctx context.Context, handlers map[domain.Topic]domain.Handler) error {
 	w := b.newWorker(ctx, handlers)
 	wake, unsubscribe := b.subscribe()
@@ -84,7 +83,7 @@ func (b *Backend) Run(ctx context.Context, handlers map[domain.Topic]domain.Hand
 	<-beating
 	select {
 	case <-b.closed:
-		return ErrClosed
+		return backend.ErrClosed
 	default:
 		return nil
 	}
@@ -263,7 +262,7 @@ func (w *worker) settle(d *delivery, err error) {
 		query, args = buryEvent, []any{now.UnixMilli(), domain.CodeOf(err), id, d.owner}
 	default:
 		w.note(slog.LevelInfo, "an event failed and will come again", d, slog.String("code", domain.CodeOf(err)))
-		query, args = retryEvent, []any{now.Add(delay(failures, err)).UnixMilli(), domain.CodeOf(err), id, d.owner}
+		query, args = retryEvent, []any{now.Add(backend.Delay(failures, err)).UnixMilli(), domain.CodeOf(err), id, d.owner}
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(d.ctx), lease)
 	defer cancel()
@@ -273,16 +272,6 @@ func (w *worker) settle(d *delivery, err error) {
 	}); err != nil {
 		w.note(slog.LevelWarn, "settling an event failed; it will come again", d, slog.Any("error", err))
 	}
-}
-
-// delay until the next try: what the error asks for, or twice as long each time, with jitter.
-func delay(failures int, err error) time.Duration {
-	var e *domain.Error
-	if errors.As(err, &e) && e.RetryAfter > 0 {
-		return e.RetryAfter
-	}
-	d := min(firstDelay<<min(failures-1, 20), longestWait)
-	return d + rand.N(d/4)
 }
 
 // beat renews the leases of what is being handled, and cleans up after deletions.
