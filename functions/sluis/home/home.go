@@ -245,6 +245,11 @@ func (h *Home) wire(s Settings) error {
 	return nil
 }
 
+// Handler is what answers at one host of pipeline.json: api or pages. It works before Begin, without a socket.
+func (h *Home) Handler(host string) http.Handler {
+	return map[string]http.Handler{"api": h.sites[0].server.Handler, "pages": h.sites[1].server.Handler}[host]
+}
+
 // site is something that listens.
 type site struct {
 	listener net.Listener

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 
@@ -118,6 +119,22 @@ type Player struct {
 	app      *app
 	investor *investor
 	before   map[string]int // refused logins at the bank when the journey began
+}
+
+// Consent, Connection and Link are what the client was given last: identifiers, and the investor's link.
+func (p *Player) Consent() string    { return p.app.consent }
+func (p *Player) Connection() string { return p.app.connection }
+func (p *Player) Link() string       { return p.app.link }
+
+// Cookie is that of the investor's visit, and nil before the first.
+func (p *Player) Cookie() *http.Cookie { return p.investor.cookie }
+
+// Asked is the bank's question as the page saw it last, and empty where there is none.
+func (p *Player) Asked() domain.ChallengeID {
+	if p.investor.state.Challenge == nil {
+		return ""
+	}
+	return p.investor.state.Challenge.ID
 }
 
 // step is what one word does.
