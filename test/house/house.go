@@ -118,7 +118,8 @@ type Options struct {
 	BankOptions bank.Options
 	Terms       consent.Terms
 	LogLevel    slog.Level
-	Env         []string // added to the process's environment
+	Env         []string          // added to the process's environment
+	Record      *journey.Recorder // writes down answers and webhooks
 }
 
 // House is an instance in a process of its own, with its bank and its client's inbox in the test. Its addresses stay
@@ -147,7 +148,8 @@ func Open(t testing.TB, o Options) *House {
 	must(t, err)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
-	h.Inbox, h.Place.Bank = journey.NewInbox(l, nil), h.Bank
+	h.Inbox, h.Place.Bank = journey.NewInbox(l, o.Record), h.Bank
+	h.Place.Record = o.Record
 	go func() { _ = h.Inbox.Serve() }() // ends with its listener
 	interval := o.Interval
 	if interval == 0 {

@@ -30,7 +30,11 @@ type Options struct {
 	// OnRequest is called before a request is served. Path is a template as in Request.Path. The bank holds no lock,
 	// so that the hook may call it.
 	OnRequest func(login, method, path string)
-	Log       *slog.Logger
+
+	// Front, in tests, is given the bank and stands before it: it sees requests and answers as they pass, and may change
+	// them.
+	Front func(bank http.Handler) http.Handler
+	Log   *slog.Logger
 }
 
 // The client registered at the bank, unless Options say another.
@@ -48,6 +52,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.OnRequest == nil {
 		o.OnRequest = func(string, string, string) {}
+	}
+	if o.Front == nil {
+		o.Front = func(bank http.Handler) http.Handler { return bank }
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -80,8 +87,9 @@ func sleep(ctx context.Context, d time.Duration) error {
 
 // Bank plays the bank. It is safe for concurrent use. Use New to make one.
 type Bank struct {
-	opts Options
-	mux  *http.ServeMux
+	opts  Options
+	mux   *http.ServeMux
+	front http.Handler // before mux
 
 	mu       sync.Mutex // guards what follows
 	hook     func(login, method, path string)
@@ -100,13 +108,14 @@ func New(o Options) *Bank {
 	}
 	b.mux.Handle("/", b.handle(route{path: "/", kind: kindTrade, phase: phaseNone, serve: (*Bank).unknown}))
 	b.control()
+	b.front = b.opts.Front(b.mux)
 	return b
 }
 
 // ServeHTTP answers a request of the API.
 func (b *Bank) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-	b.mux.ServeHTTP(w, r)
+	b.front.ServeHTTP(w, r)
 }
 
 // maxBody bounds what a client may send: a form or a session object.

@@ -210,22 +210,25 @@ func (p *Player) Play(ctx context.Context, line string) error {
 	return do(p, ctx, words[1:])
 }
 
-// login enters a sandbox login, with its right PIN unless pin= says another.
+// login enters a sandbox login: its number and its right PIN, unless user= and pin= say what is typed instead.
 func (p *Player) login(ctx context.Context, args []string) error {
 	l, ok := bank.Find(first(args))
 	if !ok {
 		return fmt.Errorf("the sandbox has no login %q", first(args))
 	}
-	pin := l.PIN
+	user, pin := l.Number, l.PIN
 	for _, a := range args[1:] {
 		if v, ok := strings.CutPrefix(a, "pin="); ok {
 			pin = v
+		}
+		if v, ok := strings.CutPrefix(a, "user="); ok {
+			user = v
 		}
 	}
 	if p.before == nil {
 		p.before = map[string]int{l.Number: p.app.Bank.Refused(l.Number)}
 	}
-	return p.investor.seal(ctx, map[string]string{"username": l.Number, "password": pin})
+	return p.investor.seal(ctx, map[string]string{"username": user, "password": pin})
 }
 
 // refusals checks how often the bank has refused a password since the journey's first login.
