@@ -42,6 +42,7 @@ type order struct {
 	CA              []byte // PEM
 	Webhooks        []netip.AddrPort
 	Interval, Sweep time.Duration
+	Ahead           time.Duration // of the machine's clock
 	LogLevel        slog.Level
 }
 
@@ -53,6 +54,9 @@ var (
 	Long = flag.Bool("long", false, "run at full length, instead of the shortened form for every change")
 	Seed = flag.Uint64("seed", 1, "seed of what is random")
 )
+
+// Setup, if a test package sets it before [Main], changes what a process is about to open its home with.
+var Setup = func(*home.Settings) {}
 
 // Commands are what a running process can be told with [House.Tell], beside "clock": a test package adds its own
 // before [Main].
@@ -80,15 +84,18 @@ func live(raw []byte) error {
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(o.CA)
 	var shift atomic.Int64
+	shift.Store(int64(o.Ahead))
 	Commands["clock"] = func(arg string) error {
 		d, err := time.ParseDuration(arg)
 		shift.Store(int64(d))
 		return err
 	}
-	h, err := home.Open(context.Background(), home.Settings{Data: o.Data, Backend: o.Backend, API: o.API, Pages: o.Pages,
+	set := home.Settings{Data: o.Data, Backend: o.Backend, API: o.API, Pages: o.Pages,
 		Env:    domain.Env{Clock: func() time.Time { return time.Now().Add(time.Duration(shift.Load())) }},
 		BankAt: &home.BankAddress{Address: o.Bank, CA: pool}, Webhooks: o.Webhooks, PerMinute: 1_000_000,
-		Interval: o.Interval, Sweep: o.Sweep})
+		Interval: o.Interval, Sweep: o.Sweep}
+	Setup(&set)
+	h, err := home.Open(context.Background(), set)
 	if err != nil {
 		return err
 	}
@@ -120,6 +127,7 @@ type Options struct {
 	LogLevel    slog.Level
 	Env         []string          // added to the process's environment
 	Record      *journey.Recorder // writes down answers and webhooks
+	Keys        string            // directory of local keys to begin with; empty has new ones made
 }
 
 // House is an instance in a process of its own, with its bank and its client's inbox in the test. Its addresses stay
@@ -134,6 +142,8 @@ type House struct {
 	order   order
 	mu      sync.Mutex
 	process *exec.Cmd
+	ended   chan struct{} // closed once the process is over
+	result  error         // of the process, then
 	in      io.WriteCloser
 	out     *bufio.Scanner
 }
@@ -143,6 +153,11 @@ func Open(t testing.TB, o Options) *House {
 	t.Helper()
 	dir := t.TempDir()
 	h := &House{Data: filepath.Join(dir, "data"), Log: filepath.Join(dir, "stderr"), options: o}
+	if o.Keys != "" {
+		must(t, os.MkdirAll(h.Data, 0o700))
+		must(t, os.CopyFS(home.KeysIn(h.Data), os.DirFS(o.Keys)))
+		must(t, os.Chmod(home.KeysIn(h.Data), 0o700))
+	}
 	h.Bank = bank.New(o.BankOptions)
 	server, err := bank.ServeTLS(h.Bank, "127.0.0.1:0")
 	must(t, err)
@@ -194,8 +209,8 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// Start starts the process on the data as it lies, and returns once it serves.
-func (h *House) Start() error {
+// Start starts the process on the data as it lies, and returns once it serves. more is added to its environment.
+func (h *House) Start(more ...string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	raw, err := json.Marshal(h.order)
@@ -208,7 +223,7 @@ func (h *House) Start() error {
 	}
 	defer complaints.Close()
 	p := exec.Command(os.Args[0])
-	p.Env = append(append(os.Environ(), h.options.Env...), variable+"="+string(raw))
+	p.Env = append(append(append(os.Environ(), h.options.Env...), more...), variable+"="+string(raw))
 	p.Stderr = complaints
 	if h.in, err = p.StdinPipe(); err != nil {
 		return err
@@ -220,15 +235,52 @@ func (h *House) Start() error {
 	if err := p.Start(); err != nil {
 		return err
 	}
-	h.process, h.out = p, bufio.NewScanner(out)
-	if !h.out.Scan() {
-		err := p.Wait()
+	h.process, h.out, h.ended = p, bufio.NewScanner(out), make(chan struct{})
+	ready := h.out.Scan()
+	go func(ended chan struct{}) {
+		h.result = p.Wait()
+		close(ended)
+	}(h.ended)
+	if !ready {
+		<-h.ended
 		h.process = nil
-		return fmt.Errorf("the house did not start: %w", errors.Join(err, errors.New(h.tail())))
+		return fmt.Errorf("the house did not start: %w", errors.Join(h.result, errors.New(h.tail())))
 	}
-	var word string
-	_, err = fmt.Sscan(h.out.Text(), &word, &h.API, &h.Pages)
-	return err
+	return h.ready(h.out.Text())
+}
+
+// ready reads the addresses, which those who use them may be reading at the same time: after a restart they are the same.
+func (h *House) ready(line string) error {
+	var word, api, pages string
+	if _, err := fmt.Sscan(line, &word, &api, &pages); err != nil {
+		return err
+	}
+	if h.API == "" {
+		h.API, h.Pages = api, pages
+	}
+	if h.API != api || h.Pages != pages {
+		return errors.New("the house came back elsewhere")
+	}
+	return nil
+}
+
+// Later has the process's clock be so much further ahead of the machine's, at once and from the next start on.
+func (h *House) Later(d time.Duration) error {
+	h.mu.Lock()
+	h.order.Ahead += d
+	ahead, running := h.order.Ahead, h.process != nil
+	h.mu.Unlock()
+	if !running {
+		return nil
+	}
+	return h.Tell("clock " + ahead.String())
+}
+
+// Ended is closed once the process that was started last is over, by itself or not.
+func (h *House) Ended() <-chan struct{} {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.ended
 }
 
 // tail is the end of the log.
@@ -245,7 +297,7 @@ func (h *House) Kill() {
 		return
 	}
 	_ = h.process.Process.Kill() // gone already is as good
-	_ = h.process.Wait()         // "signal: killed"
+	<-h.ended
 	h.process = nil
 }
 
@@ -256,9 +308,10 @@ func (h *House) Stop() error {
 	if h.process == nil {
 		return errors.New("the house does not run")
 	}
-	p := h.process
 	h.process = nil
-	return errors.Join(h.in.Close(), p.Wait())
+	err := h.in.Close()
+	<-h.ended
+	return errors.Join(err, h.result)
 }
 
 // Signal sends the process a signal, for example to see what it holds.

@@ -93,6 +93,7 @@ type Bank struct {
 
 	mu       sync.Mutex // guards what follows
 	hook     func(login, method, path string)
+	answered func(login, method, path string, status int)
 	memory   memory
 	seen     map[string]int // requests by session and kind
 	failures []*failure
@@ -103,6 +104,7 @@ type Bank struct {
 func New(o Options) *Bank {
 	b := &Bank{opts: o.withDefaults(), mux: http.NewServeMux(), seen: map[string]int{}}
 	b.memory, b.hook = b.recall(), b.opts.OnRequest
+	b.answered = func(string, string, string, int) {}
 	for _, rt := range routes {
 		b.mux.Handle(rt.method+" "+rt.path, b.handle(rt))
 	}
@@ -192,8 +194,12 @@ func (b *Bank) handle(rt route) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		out := &recorder{ResponseWriter: w}
 		c := b.identify(rt, r)
-		defer func() { b.note(c.number(), r.Method, rt.path, out.status) }()
-		b.watched()(c.number(), r.Method, rt.path)
+		before, after := b.watched()
+		defer func() {
+			b.note(c.number(), r.Method, rt.path, out.status)
+			after(c.number(), r.Method, rt.path, out.status)
+		}()
+		before(c.number(), r.Method, rt.path)
 		b.attempt(c)
 		if status := b.failing(c.number(), rt.path); status != 0 {
 			b.fail(out, status)
@@ -267,10 +273,18 @@ func (b *Bank) Hook(f func(login, method, path string)) {
 	b.hook = f
 }
 
-func (b *Bank) watched() func(login, method, path string) {
+// HookAfter has f called once the bank has decided on an answer, which may not have left it yet. Status is as in
+// Request.Status. The bank holds no lock.
+func (b *Bank) HookAfter(f func(login, method, path string, status int)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.hook
+	b.answered = f
+}
+
+func (b *Bank) watched() (before func(login, method, path string), after func(login, method, path string, status int)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.hook, b.answered
 }
 
 // attempt counts a login, whatever becomes of it.

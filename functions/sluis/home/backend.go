@@ -44,6 +44,6 @@ func OpenBackend(ctx context.Context, s Settings) (*Backend, error) {
 	if dsn == "" {
 		dsn = "sqlite:" + filepath.Join(s.Data, "sluis.db")
 	}
-	b.Backend, err = sql.Open(ctx, dsn, sql.Options{Env: b.Env, Indexes: b.indexes, Kinds: kinds, Fault: s.Fault})
+	b.Backend, err = sql.Open(ctx, dsn, sql.Options{Env: b.Env, Indexes: b.indexes, Kinds: kinds, Fault: s.Fault, Disk: s.Disk})
 	return b, err
 }

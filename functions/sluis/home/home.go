@@ -51,6 +51,7 @@ type Settings struct {
 
 	BankOptions bank.Options
 	Fault       func(point string) error // as in sql.Options, for tests
+	Disk        string                   // likewise
 }
 
 // BankAddress is where a sandbox bank listens, and whom to trust there.

@@ -19,10 +19,20 @@ type app struct {
 	consent    string
 	connection string
 	link       string
+	once       string // the Idempotency-Key of what is being done
 }
 
 // Call asks the client API with the place's token and reads a JSON answer into out. A refusal is a *Refusal.
 func (p *Place) Call(ctx context.Context, method, path string, body, out any) error {
+	return p.call(ctx, "", method, path, body, out)
+}
+
+// post asks for something to be made, once.
+func (a *app) post(ctx context.Context, path string, body, out any) error {
+	return a.call(ctx, a.once, http.MethodPost, path, body, out)
+}
+
+func (p *Place) call(ctx context.Context, once, method, path string, body, out any) error {
 	var r io.Reader
 	if body != nil {
 		raw, err := json.Marshal(body)
@@ -39,7 +49,10 @@ func (p *Place) Call(ctx context.Context, method, path string, body, out any) er
 	if r != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	resp, err := http.DefaultClient.Do(req)
+	if once != "" {
+		req.Header.Set("Idempotency-Key", once)
+	}
+	resp, err := (&http.Client{Transport: p.Transport}).Do(req)
 	if err != nil {
 		return err
 	}
@@ -68,7 +81,7 @@ func (a *app) ask(ctx context.Context, args []string) error {
 			URL string `json:"url"`
 		} `json:"link"`
 	}
-	if err := a.Call(ctx, http.MethodPost, "/v1/consents", body, &made); err != nil {
+	if err := a.post(ctx, "/v1/consents", body, &made); err != nil {
 		return err
 	}
 	a.consent, a.connection, a.link = made.ID, made.ConnectionID, made.Link.URL
@@ -79,7 +92,7 @@ func (a *app) newLink(ctx context.Context, purpose string) error {
 	var made struct {
 		URL string `json:"url"`
 	}
-	err := a.Call(ctx, http.MethodPost, "/v1/consents/"+a.consent+"/links", map[string]string{"purpose": purpose}, &made)
+	err := a.post(ctx, "/v1/consents/"+a.consent+"/links", map[string]string{"purpose": purpose}, &made)
 	a.link = made.URL
 	return err
 }
@@ -97,7 +110,7 @@ func (a *app) erase(ctx context.Context, scope string) error {
 }
 
 func (a *app) refresh(ctx context.Context) error {
-	return a.Call(ctx, http.MethodPost, "/v1/connections/"+a.connection+"/refresh", map[string]string{}, nil)
+	return a.post(ctx, "/v1/connections/"+a.connection+"/refresh", map[string]string{}, nil)
 }
 
 // awaitVersion waits until the portfolio's newest version has that number.

@@ -203,17 +203,21 @@ func (in *investor) watch(ctx context.Context, wanted func(*challenge.State) boo
 	return errors.New("the event stream ended")
 }
 
-// awaitPage waits for the investor's page to be so far; reason is compared where one is given.
-func (in *investor) awaitPage(ctx context.Context, page, reason string) error {
-	return in.watch(ctx, func(s *challenge.State) bool {
-		busy := s.Session != nil && !domain.SessionMoves.Final(s.Session.State)
-		return s.Page == page && (reason == "" || string(s.Reason) == reason) && (page == "ended" || !busy)
-	})
+// Busy says whether a visit to the bank is under way.
+func Busy(s *challenge.State) bool {
+	return s.Session != nil && !domain.SessionMoves.Final(s.Session.State)
 }
 
-// awaitChallenge waits for a question of the bank: code, decoupled, again (after a wrong code or a renewal) or expired.
-func (in *investor) awaitChallenge(ctx context.Context, kind string) error {
-	return in.watch(ctx, func(s *challenge.State) bool {
+// atPage says whether the investor's page is so far; reason is compared where one is given.
+func atPage(page, reason string) func(*challenge.State) bool {
+	return func(s *challenge.State) bool {
+		return s.Page == page && (reason == "" || string(s.Reason) == reason) && (page == "ended" || !Busy(s))
+	}
+}
+
+// asked says whether the bank asks: for a code, decoupled, again (after a wrong code or a renewal), or expired.
+func asked(kind string) func(*challenge.State) bool {
+	return func(s *challenge.State) bool {
 		c := s.Challenge
 		if c == nil || s.Session.State != domain.SessionSuspended {
 			return false
@@ -225,7 +229,7 @@ func (in *investor) awaitChallenge(ctx context.Context, kind string) error {
 			return c.State == domain.SCARejected || c.State == domain.SCAIssued
 		}
 		return string(c.Flow) == kind
-	})
+	}
 }
 
 func (in *investor) answer(ctx context.Context, kind, method string) error {

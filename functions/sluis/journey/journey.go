@@ -6,6 +6,7 @@ package journey
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"embed"
 	"fmt"
 	"io/fs"
@@ -14,6 +15,7 @@ import (
 	"slices"
 	"strings"
 
+	"sluis.internal/functions/challenge"
 	bank "sluis.internal/functions/sandbox/comdirect"
 	"sluis.internal/shared/domain"
 )
@@ -158,11 +160,8 @@ func init() {
 		"revoke": func(p *Player, ctx context.Context, _ []string) error { return p.investor.revoke(ctx, p.app.consent) },
 		"login":  (*Player).login,
 		"again":  func(p *Player, ctx context.Context, _ []string) error { return p.investor.again(ctx) },
-		"challenge": func(p *Player, ctx context.Context, args []string) error {
-			return p.investor.awaitChallenge(ctx, first(args))
-		},
-		"image": func(p *Player, ctx context.Context, _ []string) error { return p.investor.image(ctx) },
-		"code":  func(p *Player, ctx context.Context, args []string) error { return p.investor.code(ctx, first(args)) },
+		"image":  func(p *Player, ctx context.Context, _ []string) error { return p.investor.image(ctx) },
+		"code":   func(p *Player, ctx context.Context, args []string) error { return p.investor.code(ctx, first(args)) },
 		"method": func(p *Player, ctx context.Context, args []string) error {
 			return p.investor.answer(ctx, "select", first(args))
 		},
@@ -174,14 +173,6 @@ func init() {
 			}
 			return nil
 		},
-		"done":  func(p *Player, ctx context.Context, _ []string) error { return p.investor.awaitPage(ctx, "done", "") },
-		"ended": func(p *Player, ctx context.Context, _ []string) error { return p.investor.awaitPage(ctx, "ended", "") },
-		"paused": func(p *Player, ctx context.Context, args []string) error {
-			return p.investor.awaitPage(ctx, "paused", first(args))
-		},
-		"connect": func(p *Player, ctx context.Context, args []string) error {
-			return p.investor.awaitPage(ctx, "connect", first(args))
-		},
 		"refresh":   func(p *Player, ctx context.Context, _ []string) error { return p.app.refresh(ctx) },
 		"version":   func(p *Player, ctx context.Context, args []string) error { return p.app.awaitVersion(ctx, first(args)) },
 		"read":      func(p *Player, ctx context.Context, args []string) error { return p.app.readProduct(ctx, args) },
@@ -191,6 +182,23 @@ func init() {
 		"refusals":  (*Player).refusals,
 		"refused":   (*Player).refused,
 	}
+	for _, word := range []string{"challenge", "done", "ended", "paused", "connect"} {
+		steps[word] = func(p *Player, ctx context.Context, args []string) error {
+			return p.investor.watch(ctx, Awaited(strings.Join(append([]string{word}, args...), " ")))
+		}
+	}
+}
+
+// Awaited is what a step waits for that waits for the investor's page to change; nil if it is no such step.
+func Awaited(line string) func(*challenge.State) bool {
+	words := strings.Fields(line)
+	switch words[0] {
+	case "challenge":
+		return asked(first(words[1:]))
+	case "done", "ended", "paused", "connect":
+		return atPage(words[0], first(words[1:]))
+	}
+	return nil
 }
 
 func first(args []string) string {
@@ -200,14 +208,33 @@ func first(args []string) string {
 	return args[0]
 }
 
-// Play does one step. now is the line of the journey.
+// Play does one step of a journey.
 func (p *Player) Play(ctx context.Context, line string) error {
+	p.app.once = rand.Text()
+	return p.Replay(ctx, line)
+}
+
+// Replay does the last step again, as a client does that had no answer to it: with the same Idempotency-Key.
+func (p *Player) Replay(ctx context.Context, line string) error {
 	words := strings.Fields(line)
 	do := steps[words[0]]
 	if do == nil {
 		return fmt.Errorf("no such step; a journey knows %s", strings.Join(slices.Sorted(maps.Keys(steps)), ", "))
 	}
 	return do(p, ctx, words[1:])
+}
+
+// Watch follows the investor's page until the state is as wanted.
+func (p *Player) Watch(ctx context.Context, wanted func(*challenge.State) bool) error {
+	return p.investor.watch(ctx, wanted)
+}
+
+// Look is the state of the investor's page now.
+func (p *Player) Look(ctx context.Context) (*challenge.State, error) {
+	p.investor.state = challenge.State{}
+	err := p.investor.do(ctx, http.MethodGet, "/challenge/state", nil, &p.investor.state)
+	state := p.investor.state
+	return &state, err
 }
 
 // login enters a sandbox login: its number and its right PIN, unless user= and pin= say what is typed instead.

@@ -26,12 +26,13 @@ type Place struct {
 	Token      string // the client's key
 	Inbox      *Inbox
 	Bank       Bank
-	Record     *Recorder // may be nil
+	Record     *Recorder         // may be nil
+	Transport  http.RoundTripper // of client and investors; nil means http.DefaultTransport
 }
 
 // Player returns a player of one journey. The name is the investor's reference.
 func (p *Place) Player(name string) *Player {
-	stay := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	stay := &http.Client{Transport: p.Transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	return &Player{app: &app{Place: p, name: name}, investor: &investor{Place: p, http: stay, custodian: "sandbox-comdirect"}}
 }
 

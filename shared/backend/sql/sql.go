@@ -52,6 +52,8 @@ type Options struct {
 	// Fault, in tests, is asked at before-commit, after-commit and before-settle; an error is played as if the
 	// process had died there, or the database's answer been lost. Nil in production.
 	Fault func(point string) error
+	// Disk, in tests, names the SQLite VFS that the files are reached by: see package disk. Empty in production.
+	Disk string
 }
 
 func (o Options) withDefaults() Options {

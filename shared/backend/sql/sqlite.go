@@ -54,7 +54,7 @@ func openSQLite(ctx context.Context, path string, b *Backend) error {
 		return err
 	}
 	pool := func(n int, pragmas ...string) (*dbsql.DB, error) {
-		db, err := dbsql.Open("sqlite", sqliteName(path, pragmas))
+		db, err := dbsql.Open("sqlite", sqliteName(path, b.opts.Disk, pragmas))
 		if err != nil {
 			return nil, fmt.Errorf("opening the database: %w", err)
 		}
@@ -137,9 +137,12 @@ var creating sync.Mutex
 
 // sqliteName is the driver's name for the file. secure_delete overwrites what is deleted with zeroes; temp_store
 // keeps sorting off the disk.
-func sqliteName(path string, pragmas []string) string {
+func sqliteName(path, disk string, pragmas []string) string {
 	q := url.Values{"_pragma": append(pragmas, "journal_mode(WAL)", "secure_delete(1)", "temp_store(MEMORY)",
 		"trusted_schema(0)", "cell_size_check(1)"), "_dqs": {"0"}}
+	if disk != "" {
+		q.Set("vfs", disk)
+	}
 	return (&url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}).String()
 }
 
