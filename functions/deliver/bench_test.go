@@ -14,7 +14,7 @@ import (
 )
 
 // BenchmarkDeliver compares a delivery (load, open the secret, sign, check the address, send, note, all in memory) with
-// the bare signed POST that it cannot do without, to the same server: x/bare is how many times as long it takes.
+// the bare signed POST that it cannot do without, to the same server: ×bare is how many times as long it takes.
 func BenchmarkDeliver(b *testing.B) {
 	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }))
 	defer server.Close()
@@ -39,7 +39,7 @@ func BenchmarkDeliver(b *testing.B) {
 		}
 		bare += time.Since(start)
 	}
-	b.ReportMetric(float64(whole)/float64(bare), "x/bare")
+	b.ReportMetric(float64(whole)/float64(bare), "×bare")
 	b.ReportMetric(float64(whole.Microseconds())/float64(b.N), "us/delivery")
 }
 

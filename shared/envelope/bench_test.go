@@ -9,7 +9,7 @@ import (
 )
 
 // The benchmarks print how many times as long as the bare cryptography (RSA and AES-GCM, nothing checked) the gates
-// take: x-bare.
+// take: ×bare.
 
 func BenchmarkSeal(b *testing.B) {
 	jwe := sealTest(b, map[string]string{"username": "12345678", "password": "123456"})
@@ -63,6 +63,6 @@ func compare(b *testing.B, ours, bare func() error) {
 			fastest[i] = min(fastest[i], time.Since(start))
 		}
 	}
-	b.ReportMetric(float64(fastest[0])/float64(fastest[1]), "x-bare")
+	b.ReportMetric(float64(fastest[0])/float64(fastest[1]), "×bare")
 	b.ReportMetric(float64(fastest[0].Nanoseconds()), "ours-ns")
 }

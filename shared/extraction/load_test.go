@@ -93,7 +93,7 @@ func TestMemoryIsBounded(t *testing.T) {
 }
 
 // BenchmarkUnchangedRefresh is an unattended refresh that finds nothing new, against the bare calls of the connector
-// and one bare opening of the credential: x-bare.
+// and one bare opening of the credential: ×bare.
 func BenchmarkUnchangedRefresh(b *testing.B) {
 	w := build(b).settle(b)
 	for i := range 2000 {
@@ -123,7 +123,7 @@ func BenchmarkUnchangedRefresh(b *testing.B) {
 	w.expect("stands", w.stands(), "complete active accepted")
 	b.ReportMetric(float64(ours.Microseconds())/float64(n), "us/refresh")
 	b.ReportMetric(float64(bare.Microseconds())/float64(n), "us/bare")
-	b.ReportMetric(float64(ours)/float64(bare), "x-bare")
+	b.ReportMetric(float64(ours)/float64(bare), "×bare")
 }
 
 func visitBare(b *testing.B, w *world, opener *envelope.Opener) {

@@ -16,7 +16,7 @@ import (
 )
 
 // BenchmarkCommit measures a Commit as functions make it (read, write 2 KiB, emit, record) and, in turns, the yardstick:
-// the same bytes written into the same tables by nothing but prepared statements. times-bare is their ratio; we want
+// the same bytes written into the same tables by nothing but prepared statements. ×bare is their ratio; we want
 // at most 1.5.
 func BenchmarkCommit(b *testing.B) {
 	dir := b.TempDir()
@@ -40,7 +40,7 @@ func BenchmarkCommit(b *testing.B) {
 	}
 	b.ReportMetric(float64(ours.Microseconds())/float64(n), "us/commit")
 	b.ReportMetric(float64(theirs.Microseconds())/float64(n), "us/bare")
-	b.ReportMetric(float64(ours)/float64(theirs), "times-bare")
+	b.ReportMetric(float64(ours)/float64(theirs), "×bare")
 }
 
 // bare is SQLite without us.
