@@ -27,6 +27,8 @@ const (
 	MaxResponseBody = 64 << 20
 	maxPathBytes    = 2 << 10
 	maxQueryBytes   = 4 << 10
+	maxHeaderBytes  = 32 << 10 // of a request's headers; a signature with its certificate takes some
+	maxHeaderLines  = 64
 )
 
 // Gate is the egress guard: the only way from a connector to the network. It lets a request pass if the connector
@@ -113,7 +115,7 @@ func compile(custodian domain.Custodian, d Request) (rule, error) {
 	switch {
 	case custodian.Endpoints[d.Endpoint] == "":
 		return rule{}, fmt.Errorf("declaring %s %s: the custodian has no endpoint %q", d.Method, d.Path, d.Endpoint)
-	case err != nil || base.Scheme != "https" || base.Host == "" || base.User != nil || base.RawQuery != "" || base.Fragment != "":
+	case err != nil || base.Scheme != "https" || base.Host == "" || !plainHost(base) || base.User != nil || base.RawQuery != "" || base.Fragment != "":
 		return rule{}, fmt.Errorf("declaring %s %s: endpoint %q is no plain https address", d.Method, d.Path, d.Endpoint)
 	case !slices.Contains(knownMethods, d.Method):
 		return rule{}, fmt.Errorf("declaring %s: method %q is not one of %v", d.Path, d.Method, knownMethods)
@@ -135,6 +137,11 @@ func compile(custodian domain.Custodian, d Request) (rule, error) {
 
 func plain(segment string) bool {
 	return plainSegment.MatchString(segment) && strings.Trim(segment, ".") != ""
+}
+
+// plainHost says whether the host is a name, and a port if there is a colon.
+func plainHost(u *url.URL) bool {
+	return u.Host == u.Hostname() || u.Port() != "" && u.Host == u.Hostname()+":"+u.Port()
 }
 
 // hostPort is the address with its port written out. Case is kept: an address that is written otherwise is another.
@@ -223,10 +230,14 @@ func plainAddress(req *http.Request) error {
 		return errors.New("the address is opaque or has user information or a fragment")
 	case req.Host != "" && req.Host != u.Host:
 		return errors.New("the Host header is overridden")
+	case !plainHost(u):
+		return errors.New("the host has brackets or an empty port")
 	case u.RawPath != "" || len(u.Path) > maxPathBytes || !strings.HasPrefix(u.Path, "/"):
 		return errors.New("the path is encoded, relative or too long")
 	case len(u.RawQuery) > maxQueryBytes:
 		return errors.New("the query is too long")
+	case !printable(u.RawQuery, '!', '~') || strings.Contains(u.RawQuery, "#"):
+		return errors.New("the query would end the request line or begin another part of it")
 	}
 	for _, s := range strings.Split(u.Path[1:], "/") {
 		if !plain(s) {
@@ -256,7 +267,35 @@ func overrides(name string) bool {
 var refusedHeaders = []string{"host", "cookie", "cookie2", "connection", "upgrade", "transfer-encoding", "te", "trailer",
 	"content-length", "expect", "forwarded", "via", "keep-alive", "http2-settings"}
 
+// headerName is a field name of RFC 9110, section 5.1, as far as we need it.
+var headerName = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
+
+// printable says whether text is ASCII from lowest to highest, and thus without what ends a line.
+func printable(text string, lowest, highest byte) bool {
+	for i := range len(text) {
+		if text[i] < lowest || text[i] > highest {
+			return false
+		}
+	}
+	return true
+}
+
 func plainHeader(req *http.Request) error {
+	size, lines := 0, 0
+	for key, values := range req.Header {
+		if !headerName.MatchString(key) {
+			return errors.New("a header's name could be read as more than a name")
+		}
+		for _, value := range values {
+			if !printable(value, ' ', '~') {
+				return errors.New("a header's value could end its line")
+			}
+			size, lines = size+len(key)+len(value), lines+1
+		}
+	}
+	if size > maxHeaderBytes || lines > maxHeaderLines {
+		return errors.New("the headers are too many or too long")
+	}
 	for key := range req.Header {
 		name := strings.ToLower(strings.ReplaceAll(key, "_", "-"))
 		if overrides(name) || slices.Contains(refusedHeaders, name) ||
