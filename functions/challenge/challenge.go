@@ -180,7 +180,7 @@ func (s *Service) answer(ctx context.Context, c *serve.Call) (serve.Answer, erro
 	if err := c.Decode(&in); err != nil {
 		return serve.Answer{}, err
 	}
-	challenge, err := s.mine(ctx, c.Visit, in.ChallengeID)
+	challenge, err := s.mine(ctx, c, in.ChallengeID)
 	if err != nil {
 		return serve.Answer{}, err
 	}
@@ -207,19 +207,20 @@ func (s *Service) answer(ctx context.Context, c *serve.Call) (serve.Answer, erro
 	return s.state(ctx, c)
 }
 
-// mine finds a challenge of the visit's own connection.
-func (s *Service) mine(ctx context.Context, v *domain.Visit, id domain.ChallengeID) (*domain.Challenge, error) {
+// mine finds a challenge of the visit's own connection. Asking for another's is recorded; one whose life is over is just
+// not there.
+func (s *Service) mine(ctx context.Context, c *serve.Call, id domain.ChallengeID) (*domain.Challenge, error) {
 	if _, err := domain.ParseID[domain.ChallengeID](string(id)); err != nil {
 		return nil, domain.Invalidf("/challenge_id", "send the identifier of the challenge that is shown")
 	}
-	c := &domain.Challenge{ID: id}
-	if err := s.Store.Get(ctx, c); err != nil {
+	found := &domain.Challenge{ID: id}
+	if err := s.Store.Get(ctx, found); err != nil {
 		return nil, err
 	}
-	if c.ConnectionID != v.ConnectionID {
-		return nil, domain.ErrNotFound
+	if found.ConnectionID != c.Visit.ConnectionID {
+		return nil, s.Door.Refuse(c, string(id), domain.ErrNotFound)
 	}
-	return c, nil
+	return found, nil
 }
 
 func check(r domain.AnswerRequest, c *domain.Challenge) error {
@@ -266,7 +267,8 @@ func (s *Service) image(w http.ResponseWriter, r *http.Request, v *domain.Visit)
 var pictures = map[string]bool{"image/png": true, "image/jpeg": true, "image/gif": true}
 
 func (s *Service) picture(r *http.Request, v *domain.Visit) (domain.Display, error) {
-	c, err := s.mine(r.Context(), v, domain.ChallengeID(r.PathValue("challenge")))
+	call := &serve.Call{Visit: v, Origin: s.Door.Commitment(r), Request: r}
+	c, err := s.mine(r.Context(), call, domain.ChallengeID(r.PathValue("challenge")))
 	if err != nil {
 		return domain.Display{}, err
 	}

@@ -83,7 +83,10 @@ func (s *Service) byInvestor(ctx context.Context, c *serve.Call) (serve.Answer, 
 		return serve.Answer{}, domain.Invalidf("/scope", "want credentials, data or all")
 	}
 	consent := &domain.Consent{ID: body.ConsentID}
-	if err := s.Store.Get(ctx, consent); err != nil {
+	switch err := s.Store.Get(ctx, consent); {
+	case domain.KindOf(err) == domain.NotFound:
+		return serve.Answer{}, s.Door.Refuse(c, string(consent.ID), domain.ErrNotFound)
+	case err != nil:
 		return serve.Answer{}, err
 	}
 	conn := &domain.Connection{ID: consent.ConnectionID}

@@ -138,7 +138,7 @@ func (s *Service) getConnection(ctx context.Context, c *serve.Call) (serve.Answe
 		return serve.Answer{}, err
 	}
 	if !sees {
-		return serve.Answer{}, domain.ErrNotFound
+		return serve.Answer{}, s.Door.Refuse(c, string(conn.ID), domain.ErrNotFound)
 	}
 	view := viewConnection(conn)
 	if conn.SessionID != "" {

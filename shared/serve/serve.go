@@ -76,12 +76,27 @@ func (d *Door) API(mux *http.ServeMux, pattern string, roles []domain.Role, fn E
 	}))
 }
 
-// refuseRole records that a key tried what its role may not do.
+// refuseRole refuses what a key's role may not do.
 func (d *Door) refuseRole(r *http.Request, p domain.Principal) error {
 	refusal := &domain.Error{Kind: domain.Forbidden, Code: "role_forbidden", Message: "this key's role may not do this; use a key with another role"}
-	entry := domain.Note(d.Env, "serve", "request.refused", p.Actor(), p.ClientID, r.Pattern, map[string]string{"role": string(p.Role)})
-	entry.Data.Outcome, entry.Data.Reason, entry.Data.Origin = domain.OutcomeDenied, refusal.Code, d.Commitment(r)
-	if err := d.Store.Commit(r.Context(), func(tx domain.Tx) error { return tx.Record(entry) }); err != nil {
+	return d.Refuse(&Call{Principal: p, Request: r, Origin: d.Commitment(r)}, r.Pattern, refusal)
+}
+
+// Refuse records that somebody we know was refused before an act under a consent could begin, and returns the refusal.
+// subject is what they named.
+func (d *Door) Refuse(c *Call, subject string, refusal *domain.Error) error {
+	actor, client, details := c.Principal.Actor(), c.Principal.ClientID, map[string]string{"route": c.Request.Pattern}
+	if c.Visit != nil {
+		actor, client = c.Visit.Actor(), c.Visit.ClientID
+	} else {
+		details["role"] = string(c.Principal.Role)
+	}
+	entry := domain.Note(d.Env, "serve", "request.refused", actor, client, subject, details)
+	entry.Data.Outcome, entry.Data.Reason, entry.Data.Origin = domain.OutcomeDenied, refusal.Code, c.Origin
+	if c.Visit != nil {
+		entry.Data.ConsentID, entry.Data.ConnectionID = c.Visit.ConsentID, c.Visit.ConnectionID
+	}
+	if err := d.Store.Commit(c.Request.Context(), func(tx domain.Tx) error { return tx.Record(entry) }); err != nil {
 		return fmt.Errorf("recording refusal: %w", err)
 	}
 	return refusal
@@ -298,30 +313,31 @@ func (d *Door) authenticate(w http.ResponseWriter, r *http.Request) (domain.Prin
 	if err := d.Limits.take(w, "key:"+string(id), d.Env.Now()); err != nil {
 		return domain.Principal{}, err
 	}
-	if err := d.active(r.Context(), key); err != nil {
-		return domain.Principal{}, err
-	}
-	return domain.Principal{Role: key.Role, ClientID: key.ClientID, AdvisorID: key.AdvisorID, KeyID: key.ID}, nil
+	p := domain.Principal{Role: key.Role, ClientID: key.ClientID, AdvisorID: key.AdvisorID, KeyID: key.ID}
+	return p, d.active(r, key, p)
 }
 
 // active says whether those that the key acts for still may.
-func (d *Door) active(ctx context.Context, key *domain.APIKey) error {
+func (d *Door) active(r *http.Request, key *domain.APIKey, p domain.Principal) error {
+	refuse := func(refusal *domain.Error) error {
+		return d.Refuse(&Call{Principal: p, Request: r, Origin: d.Commitment(r)}, r.Pattern, refusal)
+	}
 	client := &domain.Client{ID: key.ClientID}
-	if err := d.Store.Get(ctx, client); err != nil && domain.KindOf(err) != domain.NotFound {
+	if err := d.Store.Get(r.Context(), client); err != nil && domain.KindOf(err) != domain.NotFound {
 		return err
 	}
 	if client.State != domain.ClientActive {
-		return &domain.Error{Kind: domain.Forbidden, Code: "client_suspended", Message: "this account is not active; ask your operator"}
+		return refuse(&domain.Error{Kind: domain.Forbidden, Code: "client_suspended", Message: "this account is not active; ask your operator"})
 	}
 	if key.Role != domain.RoleAdvisor {
 		return nil
 	}
 	a := &domain.Advisor{ID: key.AdvisorID}
-	if err := d.Store.Get(ctx, a); err != nil && domain.KindOf(err) != domain.NotFound {
+	if err := d.Store.Get(r.Context(), a); err != nil && domain.KindOf(err) != domain.NotFound {
 		return err
 	}
 	if a.State != domain.AdvisorActive || a.ClientID != key.ClientID {
-		return &domain.Error{Kind: domain.Forbidden, Code: "advisor_removed", Message: "this advisor was removed; ask for a key of an advisor who is active"}
+		return refuse(&domain.Error{Kind: domain.Forbidden, Code: "advisor_removed", Message: "this advisor was removed; ask for a key of an advisor who is active"})
 	}
 	return nil
 }
@@ -403,18 +419,18 @@ type List[T any] struct {
 }
 
 // Connection finds the connection of the path parameter connection, if it is the caller's client's. What is another
-// client's does not exist for this one.
+// client's does not exist for this one; asking for it is recorded, and so is asking for what nobody has.
 func (d *Door) Connection(ctx context.Context, c *Call) (*domain.Connection, error) {
 	id, err := PathID(c, "connection", domain.ParseID[domain.ConnectionID])
 	if err != nil {
 		return nil, err
 	}
 	conn := &domain.Connection{ID: id}
-	if err := d.Store.Get(ctx, conn); err != nil {
+	if err := d.Store.Get(ctx, conn); err != nil && domain.KindOf(err) != domain.NotFound {
 		return nil, err
 	}
 	if conn.ClientID != c.Principal.ClientID {
-		return nil, domain.ErrNotFound
+		return nil, d.Refuse(c, string(id), domain.ErrNotFound)
 	}
 	return conn, nil
 }
