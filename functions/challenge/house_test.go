@@ -171,7 +171,7 @@ func (h *house) lay() {
 		TriesLeft: 3, UpdatedAt: now, AnswerBy: now.Add(5 * time.Minute), ExpiresAt: h.session.ExpiresAt}
 	h.show(domain.Display{Destination: "+49-170-12XXXX", Text: "Look at your phone", Image: []byte("\x89PNG picture"), MediaType: "image/png", Digits: 6})
 	h.conn.SessionID, h.session.ChallengeID = h.session.ID, h.challenge.ID
-	h.put(h.conn, h.consent, h.session, h.challenge)
+	h.put(&domain.Client{ID: h.conn.ClientID, State: domain.ClientActive}, h.conn, h.consent, h.session, h.challenge)
 	h.cookie = h.visit(func(*domain.Visit) {})
 }
 

@@ -84,11 +84,6 @@ func (s *Service) Redeem(ctx context.Context, token, origin string) (cookie stri
 		if err := tx.Get(l); err != nil {
 			return err
 		}
-		if l.Purpose != domain.LinkManage { // withdrawing must always be possible
-			if err := clientActs(tx, c.ClientID); err != nil {
-				return err
-			}
-		}
 		now := s.Env.Now()
 		if err := l.Use(now); err != nil {
 			return err
@@ -102,19 +97,6 @@ func (s *Service) Redeem(ctx context.Context, token, origin string) (cookie stri
 		return "", nil, err
 	}
 	return cookie, visit, nil
-}
-
-// clientActs refuses what a suspended or closed client would gain by.
-func clientActs(tx domain.Tx, id domain.ClientID) error {
-	client := &domain.Client{ID: id}
-	if err := tx.Get(client); err != nil {
-		return err
-	}
-	if client.State != domain.ClientActive {
-		return &domain.Error{Kind: domain.Forbidden, Code: "client_suspended",
-			Message: "who sent you here may not ask for data at present; ask them"}
-	}
-	return nil
 }
 
 func putAll(tx domain.Tx, docs ...domain.Document) error {
@@ -159,9 +141,6 @@ func (s *Service) Grant(ctx context.Context, v *domain.Visit, custodian domain.C
 		}
 		if c.State == domain.ConsentValid {
 			return repeatedGrant(c, custodian, act)
-		}
-		if err := clientActs(tx, c.ClientID); err != nil {
-			return err
 		}
 		if s.custodian(custodian) == nil {
 			return domain.Invalidf("custodian", "choose one of the custodians offered")

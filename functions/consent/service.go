@@ -61,8 +61,8 @@ func (s *Service) Routes(mux *http.ServeMux) {
 // effect is what an act does within its transaction.
 type effect = func(domain.Tx, *domain.Consent, *domain.Act) error
 
-// act performs an act under a consent. A refusal is recorded, whether the consent's terms or fn refuse; fn must not
-// have put anything by then. Where nobody can tell whether the commit happened, the act is repeated once, so fn must
+// act performs an act under a consent. A refusal is recorded, whether the consent's terms or fn refuse: Perform records
+// what is forbidden, and perform what is a no for another reason. fn must not have put anything by then. Where nobody can tell whether the commit happened, the act is repeated once, so fn must
 // know its own traces. A consent that is not the caller's looks like one that does not exist.
 func (s *Service) act(ctx context.Context, a domain.Act, fn effect) error {
 	a.Function = function
@@ -82,7 +82,7 @@ func (s *Service) perform(ctx context.Context, a domain.Act, fn effect) error {
 	err := domain.Perform(ctx, s.Env, s.Store, a, func(tx domain.Tx, c *domain.Consent, act *domain.Act) error {
 		refusal, under = nil, *c
 		err := fn(tx, c, act)
-		if refuses(err) {
+		if refuses(err) && domain.KindOf(err) != domain.Forbidden {
 			errors.As(err, &refusal)
 		}
 		return err

@@ -49,8 +49,7 @@ func (s *Service) refresh(ctx context.Context, c *serve.Call) (serve.Answer, err
 	}
 	fresh := domain.NewID[domain.SessionID](s.Env)
 	var answer refreshView
-	act := s.act(c, conn, "refresh.requested")
-	err = s.perform(ctx, act, func(tx domain.Tx, consent *domain.Consent, a *domain.Act) error {
+	err = s.perform(ctx, s.act(c, conn, "refresh.requested"), func(tx domain.Tx, consent *domain.Consent, a *domain.Act) error {
 		before, err := c.Once.Before(tx, consent.ClientID)
 		if err != nil {
 			return err
@@ -66,9 +65,6 @@ func (s *Service) refresh(ctx context.Context, c *serve.Call) (serve.Answer, err
 		answer, err = s.queue(tx, consent, r, fresh, a)
 		return errors.Join(err, c.Once.Remember(s.Env, tx, consent.ClientID, string(answer.SessionID)))
 	})
-	if errors.Is(err, errOneOff) {
-		err = errors.Join(err, s.denied(ctx, act, conn, errOneOff.Code))
-	}
 	if err != nil {
 		return serve.Answer{}, err
 	}
@@ -195,12 +191,4 @@ func (r *reading) tidy(tx domain.Tx, now domain.Time) error {
 		return r.connection.Move(domain.ConnectionBusy, "", now)
 	}
 	return nil
-}
-
-// denied records a refusal that Perform does not know of.
-func (s *Service) denied(ctx context.Context, a domain.Act, conn *domain.Connection, code string) error {
-	entry := domain.Note(s.Env, a.Function, a.Action, a.Actor, conn.ClientID, a.Subject, nil)
-	entry.Data.Outcome, entry.Data.Reason, entry.Data.Origin = domain.OutcomeDenied, code, a.Origin
-	entry.Data.ConsentID, entry.Data.ConnectionID, entry.Data.Custodian = conn.ConsentID, conn.ID, conn.Custodian
-	return s.Store.Commit(ctx, func(tx domain.Tx) error { return tx.Record(entry) })
 }

@@ -100,7 +100,7 @@ func build(t *testing.T) *house {
 	h.consent = &domain.Consent{ID: h.conn.ConsentID, ClientID: h.conn.ClientID, ConnectionID: h.conn.ID, InvestorRef: "inv-1",
 		Purpose: domain.Purpose{Code: "tax"}, Products: domain.Products, Custodian: "sandbox", Access: domain.AccessRecurring,
 		ExpiresAt: now.Add(24 * time.Hour), State: domain.ConsentValid, CreatedAt: now}
-	h.put(h.conn, h.consent)
+	h.put(&domain.Client{ID: h.conn.ClientID, State: domain.ClientActive}, h.conn, h.consent)
 	h.cookie = h.visit(func(*domain.Visit) {})
 	return h
 }

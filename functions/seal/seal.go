@@ -99,14 +99,13 @@ func (s *Service) begin(ctx context.Context, c *serve.Call, action string, choos
 	id := domain.NewID[domain.SessionID](s.Env)
 	act := domain.Act{Action: action, Function: "seal", Actor: v.Actor(), Origin: c.Origin, ConsentID: v.ConsentID,
 		ClientID: v.ClientID, InvestorRef: v.InvestorRef, ConnectionID: v.ConnectionID, Subject: string(v.ConnectionID)}
-	var refusal *domain.Error
 	err := domain.Perform(ctx, s.Env, s.Store, act, func(tx domain.Tx, consent *domain.Consent, a *domain.Act) error {
 		held, err := read(tx, v.ConnectionID)
 		if err != nil {
 			return err
 		}
-		if refusal = held.refusal(consent); refusal != nil {
-			return refusal
+		if err := held.refusal(consent); err != nil {
+			return err
 		}
 		if held.live(s.Env.Now()) {
 			return errRunning
@@ -118,9 +117,6 @@ func (s *Service) begin(ctx context.Context, c *serve.Call, action string, choos
 		a.Details["session"] = string(id)
 		return s.put(tx, held, credential, id)
 	})
-	if refusal != nil {
-		err = errors.Join(err, s.denied(ctx, act, refusal.Code))
-	}
 	if err != nil {
 		return serve.Answer{}, err
 	}
@@ -128,14 +124,6 @@ func (s *Service) begin(ctx context.Context, c *serve.Call, action string, choos
 }
 
 var errRunning = &domain.Error{Kind: domain.Conflict, Code: "session_running", Message: "we are at your bank already; wait for the result"}
-
-// denied records a refusal that needs the connection, which Perform does not know of.
-func (s *Service) denied(ctx context.Context, a domain.Act, code string) error {
-	entry := domain.Note(s.Env, a.Function, a.Action, a.Actor, a.ClientID, a.Subject, nil)
-	entry.Data.Outcome, entry.Data.Reason, entry.Data.Origin = domain.OutcomeDenied, code, a.Origin
-	entry.Data.ConsentID, entry.Data.ConnectionID = a.ConsentID, a.ConnectionID
-	return s.Store.Commit(ctx, func(tx domain.Tx) error { return tx.Record(entry) })
-}
 
 // held is what a connection has when the investor comes with a credential. What is not there is nil.
 type held struct {
@@ -175,7 +163,7 @@ func maybe[T domain.Document](tx domain.Tx, doc T) (T, error) {
 }
 
 // refusal says what the consent has against another visit to the bank of this connection.
-func (h *held) refusal(c *domain.Consent) *domain.Error {
+func (h *held) refusal(c *domain.Consent) error {
 	switch {
 	case h.connection.Custodian != c.Custodian || h.connection.ConsentID != c.ID:
 		return &domain.Error{Kind: domain.Forbidden, Code: "consent_custodian", Message: "the consent does not cover this custodian"}

@@ -33,9 +33,7 @@ func (s *Service) refresh(ctx context.Context, r *Report) error {
 		if queued == nil {
 			r.Refreshes++
 		} else if domain.KindOf(queued) == domain.Forbidden {
-			if queued = s.stop(ctx, conn, domain.CodeOf(queued)); queued == nil {
-				r.Stopped++
-			}
+			queued = s.stop(ctx, conn, domain.CodeOf(queued), r)
 		}
 		failures = errors.Join(failures, err, ignoreNothing(queued))
 	}
@@ -58,10 +56,6 @@ func (s *Service) queue(ctx context.Context, seen *domain.Connection, at domain.
 		if err != nil {
 			return err
 		}
-		client := &domain.Client{ID: conn.ClientID}
-		if err := tx.Get(client); err != nil {
-			return err
-		}
 		now := s.Env.Now()
 		if conn.State != domain.ConnectionActive || conn.NextRefreshAt.IsZero() || now.Before(conn.NextRefreshAt) {
 			return errNothing // somebody was faster
@@ -70,7 +64,7 @@ func (s *Service) queue(ctx context.Context, seen *domain.Connection, at domain.
 			return &domain.Error{Kind: domain.Forbidden, Code: "consent_one_off", Message: "the consent allows one reading"}
 		}
 		conn.NextRefreshAt, conn.UpdatedAt = now.Add(lookAgain), now
-		if postponed = live || client.State != domain.ClientActive; postponed {
+		if postponed = live; postponed {
 			a.Details["postponed"] = "true"
 			return tx.Put(conn)
 		}
@@ -98,11 +92,15 @@ func underWay(tx domain.Tx, id domain.SessionID, now domain.Time) (bool, error) 
 	return there && !domain.SessionMoves.Final(session.State) && now.Before(session.ExpiresAt), err
 }
 
-// stop ends the schedule of a connection whose consent no longer allows a reading. The refusal is recorded already.
-func (s *Service) stop(ctx context.Context, seen *domain.Connection, why string) error {
-	a := act("schedule.stopped", seen.ClientID, seen.ConsentID, seen.ID)
+// stop ends the schedule of a connection whose consent no longer allows a reading; that of a suspended client waits, as
+// a suspension may be lifted. The refusal is recorded already.
+func (s *Service) stop(ctx context.Context, seen *domain.Connection, why string, r *Report) error {
+	a, next := act("schedule.stopped", seen.ClientID, seen.ConsentID, seen.ID), domain.Time{}
+	if why == "client_suspended" {
+		a.Action, next = "schedule.postponed", s.Env.Now().Add(lookAgain)
+	}
 	a.States, a.Late, a.Details["reason"] = domain.AnyConsentState, true, why
-	return domain.Perform(ctx, s.Env, s.Store, a, func(tx domain.Tx, _ *domain.Consent, _ *domain.Act) error {
+	err := domain.Perform(ctx, s.Env, s.Store, a, func(tx domain.Tx, _ *domain.Consent, _ *domain.Act) error {
 		conn := &domain.Connection{ID: seen.ID}
 		if err := tx.Get(conn); err != nil {
 			return err
@@ -110,7 +108,11 @@ func (s *Service) stop(ctx context.Context, seen *domain.Connection, why string)
 		if conn.NextRefreshAt.IsZero() {
 			return errNothing
 		}
-		conn.NextRefreshAt, conn.UpdatedAt = domain.Time{}, s.Env.Now()
+		conn.NextRefreshAt, conn.UpdatedAt = next, s.Env.Now()
 		return tx.Put(conn)
 	})
+	if err == nil && next.IsZero() {
+		r.Stopped++
+	}
+	return err
 }

@@ -26,7 +26,7 @@ type Act struct {
 
 	// States in which the consent allows it; empty means ConsentValid alone. Time is compared for valid and received
 	// consents unless Late is set, which only acts that take away (revoke, expire, erase) may do: these are possible
-	// from any region, too.
+	// from any region, and whatever became of the client, too.
 	States []ConsentState
 	Late   bool
 
@@ -66,31 +66,26 @@ func refusal(code, message string) *Error {
 }
 
 // Perform is the one way to act under a consent. In one transaction it reads the consent, checks that it permits the
-// act, lets fn take effect, and records the audit entry: no consent, no act; no entry, no act. fn may change a's
-// Subject and Details, and must not commit anything by itself. A refusal by the consent is recorded too, in a
-// transaction of its own, before it is returned.
+// act and that its client may act at all, lets fn take effect, and records the audit entry: no consent, no act; no
+// entry, no act. fn may change a's Subject and Details, and must not commit anything by itself. A refusal is recorded
+// too, in a transaction of its own, before it is returned: by the consent, by the client's state, or by fn, which
+// refuses with a Forbidden error.
 func Perform(ctx context.Context, e Env, s Store, a Act, fn func(Tx, *Consent, *Act) error) error {
 	var denied *Error
 	var seen Consent
 	err := s.Commit(ctx, func(tx Tx) error {
-		denied = nil
-		act, c := a, &Consent{ID: a.ConsentID}
+		denied, seen = nil, Consent{ID: a.ConsentID, ClientID: a.ClientID}
+		act := a
 		act.Details = cloneDetails(a.Details)
-		err := tx.Get(c)
-		seen = *c
-		if KindOf(err) == NotFound {
-			seen.ClientID = a.ClientID
-			denied = &Error{Kind: NotFound, Code: "consent_unknown", Message: "there is no such consent; check the identifier"}
-			return denied
+		c, err := act.permitted(e, tx)
+		if c != nil {
+			seen = *c
+		}
+		if err == nil {
+			err = fn(tx, c, &act)
 		}
 		if err != nil {
-			return err
-		}
-		if err := c.Permits(e, &act); err != nil {
-			errors.As(err, &denied)
-			return err
-		}
-		if err := fn(tx, c, &act); err != nil {
+			denied = refused(err)
 			return err
 		}
 		return tx.Record(act.entry(e, c, OutcomeAllowed, ""))
@@ -99,7 +94,39 @@ func Perform(ctx context.Context, e Env, s Store, a Act, fn func(Tx, *Consent, *
 		return err
 	}
 	record := s.Commit(ctx, func(tx Tx) error { return tx.Record(a.entry(e, &seen, OutcomeDenied, denied.Code)) })
-	return errors.Join(denied, record)
+	return errors.Join(err, record)
+}
+
+// permitted reads the consent and gives it back where there is one; the error says why the act may not be.
+func (a *Act) permitted(e Env, tx Tx) (*Consent, error) {
+	c := &Consent{ID: a.ConsentID}
+	switch err := tx.Get(c); {
+	case KindOf(err) == NotFound:
+		return nil, errUnknown
+	case err != nil:
+		return nil, err
+	}
+	if err := c.Permits(e, a); err != nil || a.Late {
+		return c, err
+	}
+	client := &Client{ID: c.ClientID}
+	if err := tx.Get(client); err != nil && KindOf(err) != NotFound {
+		return c, err
+	}
+	if client.State != ClientActive {
+		return c, refusal("client_suspended", "the client behind this consent may not ask for data at present; ask them")
+	}
+	return c, nil
+}
+
+var errUnknown = &Error{Kind: NotFound, Code: "consent_unknown", Message: "there is no such consent; check the identifier"}
+
+// refused is err if it is a no to the act rather than a failure, and nil otherwise.
+func refused(err error) (denied *Error) {
+	if KindOf(err) == Forbidden || errors.Is(err, errUnknown) {
+		errors.As(err, &denied)
+	}
+	return denied
 }
 
 // entry tells of the act under c.

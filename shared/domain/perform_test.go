@@ -25,7 +25,7 @@ type ledger struct {
 
 func newLedger(docs ...Document) *ledger {
 	l := &ledger{docs: map[string][]byte{}}
-	for _, d := range docs {
+	for _, d := range append([]Document{&Client{ID: "cli_1", State: ClientActive}}, docs...) {
 		l.docs[place(d)], _ = json.Marshal(d)
 	}
 	return l
@@ -151,6 +151,8 @@ func TestPerformSaysWhatTheConsentSays(t *testing.T) {
 func TestPerformRefusesAndRecordsTheRefusal(t *testing.T) {
 	ended := full()
 	ended.State = ConsentRevoked
+	lost := full()
+	lost.ClientID = "cli_lost"
 	for _, c := range []struct {
 		name   string
 		store  *ledger
@@ -163,6 +165,9 @@ func TestPerformRefusesAndRecordsTheRefusal(t *testing.T) {
 		{"another's", newLedger(full()), func(a *Act) { a.ClientID = "cli_2" }, Forbidden, "consent_not_yours", "cli_1"},
 		{"beyond its scope", newLedger(full()), func(a *Act) { a.Product = ProductOrders }, Forbidden, "consent_scope", "cli_1"},
 		{"unknown", newLedger(), func(*Act) {}, NotFound, "consent_unknown", "cli_1"},
+		{"of a suspended client", newLedger(full(), &Client{ID: "cli_1", State: ClientSuspended}), func(*Act) {}, Forbidden, "client_suspended", "cli_1"},
+		{"of a closed client", newLedger(full(), &Client{ID: "cli_1", State: ClientClosed}), func(*Act) {}, Forbidden, "client_suspended", "cli_1"},
+		{"of an unknown client", newLedger(lost), func(a *Act) { a.ClientID = "" }, Forbidden, "client_suspended", "cli_lost"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			a := reads()
@@ -198,11 +203,39 @@ func TestPerformAbortsWithTheEffect(t *testing.T) {
 	}
 }
 
-// A refusal that fn makes by itself is the caller's own: Perform neither records it nor takes it for the consent's.
-func TestPerformLeavesFnsRefusalAlone(t *testing.T) {
-	l := newLedger(full())
-	err := Perform(ctx, still, l, reads(), func(Tx, *Consent, *Act) error { return refusal("mine", "not now") })
-	if CodeOf(err) != "mine" || len(l.entries) != 0 {
+// What fn forbids is a refusal like the consent's own. Any other error of fn is no refusal: the state does not allow the
+// act, or something that it needs is not there.
+func TestPerformRecordsWhatFnForbids(t *testing.T) {
+	for code, wanted := range map[string]struct {
+		err      error
+		recorded int
+	}{
+		"mine":      {refusal("mine", "not now"), 1},
+		"over":      {&Error{Kind: Conflict, Code: "over"}, 0},
+		"not_found": {ErrNotFound, 0},
+		"internal":  {errors.New("broken"), 0},
+	} {
+		l := newLedger(full())
+		err := Perform(ctx, still, l, reads(), func(_ Tx, c *Consent, _ *Act) error {
+			c.Custodian = "changed in vain"
+			return fmt.Errorf("acting: %w", wanted.err)
+		})
+		if CodeOf(err) != code || len(l.entries) != wanted.recorded {
+			t.Errorf("%s: %v, entries %v", code, err, l.entries)
+		}
+		for _, e := range l.entries {
+			if e.Data.Outcome != OutcomeDenied || e.Data.Reason != code || e.Data.Custodian != "comdirect" || e.ClientID != "cli_1" {
+				t.Errorf("entry %+v", e)
+			}
+		}
+	}
+}
+
+// Whatever only takes away is done for a suspended client's consents too.
+func TestPerformTakesAwayWhateverBecameOfTheClient(t *testing.T) {
+	l, a := newLedger(full(), &Client{ID: "cli_1", State: ClientSuspended}), reads()
+	a.Late = true
+	if err := Perform(ctx, still, l, a, func(Tx, *Consent, *Act) error { return nil }); err != nil || len(l.entries) != 1 {
 		t.Errorf("%v, entries %v", err, l.entries)
 	}
 }

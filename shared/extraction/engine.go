@@ -276,23 +276,17 @@ func (e *Engine) renew(ctx context.Context, j *job) error {
 // perform is domain.Perform for a claimed session. Besides, the consent must still cover each product that it covered
 // when the session was claimed: what was read meanwhile is not kept.
 func (e *Engine) perform(ctx context.Context, j *job, act domain.Act, fn func(domain.Tx, *domain.Consent, *domain.Act) error) error {
-	var lost domain.Product
-	err := domain.Perform(ctx, e.Env, e.Store, act, func(tx domain.Tx, c *domain.Consent, a *domain.Act) error {
-		lost = ""
-		for _, p := range j.consent.Products {
-			if !slices.Contains(c.Products, p) {
-				lost = p
-				return errNarrowed
-			}
+	return domain.Perform(ctx, e.Env, e.Store, act, func(tx domain.Tx, c *domain.Consent, a *domain.Act) error {
+		if !j.covered(c) {
+			return errNarrowed
 		}
 		return fn(tx, c, a)
 	})
-	if lost == "" {
-		return err
-	}
-	act.Product = lost // has the refusal recorded
-	denied := domain.Perform(ctx, e.Env, e.Store, act, func(domain.Tx, *domain.Consent, *domain.Act) error { return errNarrowed })
-	return errors.Join(errNarrowed, denied)
+}
+
+// covered says whether c still covers each product that the consent covered when the session was claimed.
+func (j *job) covered(c *domain.Consent) bool {
+	return !slices.ContainsFunc(j.consent.Products, func(p domain.Product) bool { return !slices.Contains(c.Products, p) })
 }
 
 var errNarrowed = &domain.Error{Kind: domain.Forbidden, Code: "consent_scope", Message: "the consent covers less than it did"}

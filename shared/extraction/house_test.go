@@ -217,7 +217,7 @@ func (h *house) settle(t testing.TB, change ...func(*domain.Consent)) *world {
 		f(c)
 	}
 	w.consent, w.conn = c.ID, c.ConnectionID
-	w.write(c, &domain.Connection{ID: c.ConnectionID, ClientID: c.ClientID, ConsentID: c.ID, InvestorRef: c.InvestorRef,
+	w.write(c, &domain.Client{ID: c.ClientID, State: domain.ClientActive}, &domain.Connection{ID: c.ConnectionID, ClientID: c.ClientID, ConsentID: c.ID, InvestorRef: c.InvestorRef,
 		Custodian: c.Custodian, State: domain.ConnectionAwaiting, CreatedAt: now, UpdatedAt: now})
 	w.bank = newBank(w)
 	w.restart()
