@@ -7,6 +7,7 @@ package house
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/x509"
 	"encoding/json"
@@ -126,6 +127,7 @@ type Options struct {
 	Terms       consent.Terms
 	LogLevel    slog.Level
 	Env         []string          // added to the process's environment
+	Program     string            // the test's own binary, built in another way; empty means as it runs
 	Record      *journey.Recorder // writes down answers and webhooks
 	Keys        string            // directory of local keys to begin with; empty has new ones made
 }
@@ -222,7 +224,7 @@ func (h *House) Start(more ...string) error {
 		return err
 	}
 	defer complaints.Close()
-	p := exec.Command(os.Args[0])
+	p := exec.Command(cmp.Or(h.options.Program, os.Args[0]))
 	p.Env = append(append(append(os.Environ(), h.options.Env...), more...), variable+"="+string(raw))
 	p.Stderr = complaints
 	if h.in, err = p.StdinPipe(); err != nil {

@@ -1,0 +1,5 @@
+//go:build race
+
+package size
+
+func init() { raced = true }
