@@ -77,7 +77,7 @@ func Perform(ctx context.Context, e Env, s Store, a Act, fn func(Tx, *Consent, *
 		denied, seen = nil, Consent{ID: a.ConsentID, ClientID: a.ClientID}
 		act := a
 		act.Details = cloneDetails(a.Details)
-		c, err := act.permitted(e, tx)
+		c, err := act.permitted(e, tx.Get)
 		if c != nil {
 			seen = *c
 		}
@@ -97,10 +97,16 @@ func Perform(ctx context.Context, e Env, s Store, a Act, fn func(Tx, *Consent, *
 	return errors.Join(err, record)
 }
 
+// Allowed says whether a might be performed at this moment, and gives back the consent where there is one. It acts on
+// nothing and records nothing: a look before what no transaction can hold, such as a request to a bank.
+func Allowed(ctx context.Context, e Env, s Store, a Act) (*Consent, error) {
+	return a.permitted(e, func(doc Document) error { return s.Get(ctx, doc) })
+}
+
 // permitted reads the consent and gives it back where there is one; the error says why the act may not be.
-func (a *Act) permitted(e Env, tx Tx) (*Consent, error) {
+func (a *Act) permitted(e Env, get func(Document) error) (*Consent, error) {
 	c := &Consent{ID: a.ConsentID}
-	switch err := tx.Get(c); {
+	switch err := get(c); {
 	case KindOf(err) == NotFound:
 		return nil, errUnknown
 	case err != nil:
@@ -110,7 +116,7 @@ func (a *Act) permitted(e Env, tx Tx) (*Consent, error) {
 		return c, err
 	}
 	client := &Client{ID: c.ClientID}
-	if err := tx.Get(client); err != nil && KindOf(err) != NotFound {
+	if err := get(client); err != nil && KindOf(err) != NotFound {
 		return c, err
 	}
 	if client.State != ClientActive {

@@ -39,6 +39,8 @@ func (e *Engine) answer(ctx context.Context, s *domain.Session, r domain.AnswerR
 	if err != nil {
 		return err
 	}
+	ctx, j.stop = context.WithCancelCause(ctx)
+	defer j.stop(nil)
 	if r.Kind == domain.AnswerCancel {
 		return e.fail(ctx, j, &Failure{Reason: domain.ReasonSCARejected, Err: errors.New("the investor gave up")})
 	}

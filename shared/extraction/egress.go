@@ -40,6 +40,7 @@ type Gate struct {
 	MaxResponse int64 // bytes of an answer's body; set before first use
 
 	base     http.RoundTripper
+	permit   func(ctx context.Context) error // asked before every request but those that close; nil permits
 	rules    []rule
 	hosts    []string
 	onRefuse func(ctx context.Context, method, host, path string)
@@ -176,6 +177,12 @@ func (g *Gate) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		return nil, &Failure{Reason: domain.ReasonEgressRefused, Err: fmt.Errorf("passing the egress guard: %w", err)}
 	}
+	if err := g.permitted(req); err != nil {
+		if req.Body != nil {
+			req.Body.Close()
+		}
+		return nil, err
+	}
 	resp, err := g.base.RoundTrip(req)
 	if err != nil {
 		return nil, err
@@ -203,13 +210,26 @@ func (g *Gate) judge(req *http.Request) error {
 	if err := g.plainBody(req, phase); err != nil {
 		return err
 	}
-	segments := strings.Split(req.URL.Path[1:], "/")
-	for _, r := range g.rules {
-		if r.phase == phase && r.method == method(req) && r.host == hostPort(req.URL) && r.matches(segments) {
-			return nil
-		}
+	if !g.declared(req, phase) {
+		return errUndeclared
 	}
-	return errUndeclared
+	return nil
+}
+
+// declared says whether the connector declared req for the phase.
+func (g *Gate) declared(req *http.Request, phase Phase) bool {
+	segments := strings.Split(req.URL.Path[1:], "/")
+	return slices.ContainsFunc(g.rules, func(r rule) bool {
+		return r.phase == phase && r.method == method(req) && r.host == hostPort(req.URL) && r.matches(segments)
+	})
+}
+
+// permitted asks whether the work may go on at all. Closing the session at the bank always may.
+func (g *Gate) permitted(req *http.Request) error {
+	if g.permit == nil || g.declared(req, PhaseEnd) {
+		return nil
+	}
+	return g.permit(req.Context())
 }
 
 // method is what would go over the wire: net/http sends GET for an empty one.

@@ -448,3 +448,33 @@ func TestClientOnTheWire(t *testing.T) {
 		t.Errorf("dialling a loopback address: %v; want it prohibited", err)
 	}
 }
+
+// Before every request the gate asks whether the work may go on at all; only what closes the session always may.
+func TestNothingPassesWithoutPermission(t *testing.T) {
+	stopped := errors.New("stopped")
+	w, asked := &wire{}, 0
+	requests := append(slices.Clone(testRequests), Request{Method: "DELETE", Endpoint: "api", Path: "/oauth/revoke", Phase: PhaseLogin})
+	g := Guard(testBank, requests, w, nil)
+	g.permit = func(context.Context) error { asked++; return stopped }
+	for _, step := range []struct {
+		phase          Phase
+		method, path   string
+		passes, permit bool
+	}{
+		{PhaseLogin, "POST", "/oauth/token", false, true},
+		{PhaseLogin, "DELETE", "/oauth/revoke", true, false},
+		{PhaseRead, "GET", "/accounts", false, true},
+		{PhaseRead, "GET", "/undeclared", false, false},
+		{PhaseEnd, "DELETE", "/oauth/revoke", true, false},
+	} {
+		g.SetPhase(step.phase)
+		before := asked
+		_, err := g.RoundTrip(request(t, step.method, "https://api.bank.example/base"+step.path, ""))
+		if (err == nil) != step.passes || (asked > before) != step.permit || errors.Is(err, stopped) != step.permit {
+			t.Errorf("%s %s while %s: %v, asked %v", step.method, step.path, step.phase, err, asked > before)
+		}
+	}
+	if len(w.reached) != 2 {
+		t.Errorf("%q passed", w.reached)
+	}
+}

@@ -128,13 +128,14 @@ func (e *Engine) run(ctx context.Context, j *job) error {
 
 // job is a claimed session with what it needs.
 type job struct {
-	session    *domain.Session        // as claimed
-	connection *domain.Connection     // as claimed
-	consent    *domain.Consent        // as claimed
-	credential *domain.Credential     // to log in with; nil to resume
-	judged     domain.CredentialState // what the bank thought of it before
-	verdict    *Failure               // what it thinks now, where that is known but not written down yet
-	unsaved    []byte                 // the way into the bank's session, sealed, until a commit has kept it
+	session    *domain.Session         // as claimed
+	connection *domain.Connection      // as claimed
+	consent    *domain.Consent         // as claimed
+	credential *domain.Credential      // to log in with; nil to resume
+	judged     domain.CredentialState  // what the bank thought of it before
+	verdict    *Failure                // what it thinks now, where that is known but not written down yet
+	stop       context.CancelCauseFunc // cuts the work short
+	unsaved    []byte                  // the way into the bank's session, sealed, until a commit has kept it
 }
 
 // act begins the description of an act on j's session.
@@ -239,6 +240,7 @@ func (e *Engine) lease() time.Duration {
 // is cut short.
 func (e *Engine) keepLease(ctx context.Context, j *job) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
+	j.stop = cancel
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -271,6 +273,42 @@ func (e *Engine) renew(ctx context.Context, j *job) error {
 		fresh.LeaseUntil = e.Env.Now().Add(e.lease())
 		return tx.Put(fresh)
 	})
+}
+
+// goesOn makes sure, before each request to the bank, that the work may go on, and cuts it short if not: the consent has
+// ended, covers less, or somebody took the session. It only looks; what it finds is decided, and a refusal recorded, by
+// the act of renewing the lease. While it cannot be known, nothing is asked of the bank.
+func (e *Engine) goesOn(ctx context.Context, j *job) error {
+	err := context.Cause(ctx)
+	if err == nil {
+		if err = e.glance(ctx, j); refused(err) {
+			err = e.renew(ctx, j)
+		}
+	}
+	switch {
+	case err == nil:
+		return nil
+	case refused(err) || errors.Is(err, errTaken):
+		j.stop(err)
+		return &Failure{Reason: domain.ReasonConsentEnded, Unjudged: true, Err: err}
+	}
+	return &Failure{Reason: domain.ReasonInternal, Unjudged: true, Retry: true, Err: err}
+}
+
+func (e *Engine) glance(ctx context.Context, j *job) error {
+	c, err := domain.Allowed(ctx, e.Env, e.Store, e.act(j.session, "session.renewed"))
+	if err != nil {
+		return err
+	}
+	if !j.covered(c) {
+		return errNarrowed
+	}
+	fresh := &domain.Session{ID: j.session.ID}
+	err = e.Store.Get(ctx, fresh)
+	if domain.KindOf(err) == domain.NotFound || err == nil && taken(fresh, j.session) {
+		return errTaken
+	}
+	return err
 }
 
 // perform is domain.Perform for a claimed session. Besides, the consent must still cover each product that it covered
@@ -337,6 +375,7 @@ func (e *Engine) step(ctx context.Context, j *job, in Input) (gate *Gate, out Ou
 	}
 	defer state.Wipe()
 	gate = e.gate(j.session)
+	gate.permit = func(ctx context.Context) error { return e.goesOn(ctx, j) }
 	visit := e.visit(j.session, gate, state)
 	visit.Language, visit.Products = j.consent.Language, j.consent.Products
 	out, err = e.Connector.Step(ctx, visit, in)

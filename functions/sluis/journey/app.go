@@ -63,14 +63,14 @@ func (p *Place) call(ctx context.Context, once, method, path string, body, out a
 	return readAnswer(resp, out)
 }
 
-// ask creates a consent; args change what is asked: products=a,b access=one_off language=fr.
+// ask creates a consent; args change what is asked: products=a,b advisors=a,b access=one_off language=fr.
 func (a *app) ask(ctx context.Context, args []string) error {
 	body := map[string]any{"investor_ref": a.name, "purpose": map[string]string{"code": "wealth_overview"},
 		"products": []string{"accounts", "cash", "positions", "transactions", "orders"}}
 	for _, arg := range args {
 		name, value, _ := strings.Cut(arg, "=")
 		body[name] = value
-		if name == "products" {
+		if name == "products" || name == "advisors" {
 			body[name] = strings.Split(value, ",")
 		}
 	}

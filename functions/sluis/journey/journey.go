@@ -131,6 +131,12 @@ func (p *Player) Link() string       { return p.app.link }
 // Cookie is that of the investor's visit, and nil before the first.
 func (p *Player) Cookie() *http.Cookie { return p.investor.cookie }
 
+// Visit asks the investor pages with the visit's cookie: a form is sent as one, anything else as JSON, and a JSON answer
+// is read into out. A refusal is a *Refusal.
+func (p *Player) Visit(ctx context.Context, method, path string, body, out any) error {
+	return p.investor.do(ctx, method, path, body, out)
+}
+
 // Asked is the bank's question as the page saw it last, and empty where there is none.
 func (p *Player) Asked() domain.ChallengeID {
 	if p.investor.state.Challenge == nil {
