@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"regexp"
 	"slices"
@@ -430,10 +431,13 @@ type TransportOptions struct {
 	DialTo  map[string]string // from a host name to the host:port dialled instead: the sandbox bank on this machine
 }
 
+// platform is where Azure answers the machines it runs: metadata and more, at what looks like a public address.
+var platform = netip.MustParsePrefix("168.63.129.16/32")
+
 // Transport makes the network side of a Gate: TLS 1.2 or newer, no proxy from the environment, and no private,
 // loopback or metadata address (judged after name resolution), except for hosts in DialTo. One serves a process.
 func Transport(o TransportOptions) *http.Transport {
-	guarded := &net.Dialer{Timeout: dialTimeout, Control: ssrf.New(ssrf.WithAnyPort()).Safe}
+	guarded := &net.Dialer{Timeout: dialTimeout, Control: ssrf.New(ssrf.WithAnyPort(), ssrf.WithDeniedV4Prefixes(platform)).Safe}
 	open := &net.Dialer{Timeout: dialTimeout}
 	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
 		if host, _, err := net.SplitHostPort(address); err == nil {

@@ -29,8 +29,11 @@ type Rules struct {
 // ErrRefusedAddress says that an address may not be dialled.
 var ErrRefusedAddress = errors.New("webhook address refused")
 
+// platform is where Azure answers the machines it runs: metadata and more, at what looks like a public address.
+var platform = netip.MustParsePrefix("168.63.129.16/32")
+
 // guardian refuses what is not a public unicast address by IANA's special-purpose registries. Ports are ours to judge.
-var guardian = ssrf.New(ssrf.WithAnyPort())
+var guardian = ssrf.New(ssrf.WithAnyPort(), ssrf.WithDeniedV4Prefixes(platform))
 
 func (r Rules) allows(a netip.AddrPort) bool {
 	return slices.Contains(r.Allow, netip.AddrPortFrom(a.Addr().Unmap(), a.Port()))

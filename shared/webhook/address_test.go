@@ -79,6 +79,7 @@ var refusedURLs = map[string]string{
 	"shared":                   "https://100.64.0.1/",
 	"link-local":               "https://169.254.1.1/",
 	"metadata":                 "https://169.254.169.254/computeMetadata/v1/",
+	"Azure's platform":         "https://168.63.129.16:32526/vmSettings",
 	"benchmarking":             "https://198.18.0.1/",
 	"documentation":            "https://203.0.113.1/",
 	"multicast":                "https://224.0.0.1/",

@@ -164,3 +164,8 @@ func TestDeclarationsThatWrite(t *testing.T) {
 		}
 	}
 }
+
+// refusals counts what a gate tells.
+type refusals struct{ n atomic.Int64 }
+
+func (r *refusals) note(context.Context, string, string, string) { r.n.Add(1) }

@@ -50,8 +50,9 @@ type Settings struct {
 	Sweep      time.Duration    // between two rounds of the clock; 0 means 10 s
 
 	BankOptions bank.Options
-	Fault       func(point string) error // as in sql.Options, for tests
-	Disk        string                   // likewise
+	Fault       func(point string) error                        // as in sql.Options, for tests
+	Disk        string                                          // likewise
+	Connector   func(extraction.Connector) extraction.Connector // likewise: stands before each custodian's
 }
 
 // BankAddress is where a sandbox bank listens, and whom to trust there.
@@ -112,7 +113,7 @@ func Open(ctx context.Context, s Settings) (h *Home, err error) {
 	if h.pages, err = net.Listen("tcp", s.Pages); err != nil {
 		return h, Listening("investor pages", "--pages", err)
 	}
-	h.extraction(ctx, bankSecrets{secrets}, s.BankAt)
+	h.extraction(ctx, bankSecrets{secrets}, s)
 	return h, h.wire(s)
 }
 
@@ -154,7 +155,8 @@ func (s bankSecrets) Secret(ctx context.Context, name string) (domain.Secret, er
 
 // extraction makes an engine for each custodian that can be reached from here: those whose secrets are configured,
 // and the sandbox bank if it runs.
-func (h *Home) extraction(ctx context.Context, secrets domain.Secrets, at *BankAddress) {
+func (h *Home) extraction(ctx context.Context, secrets domain.Secrets, s Settings) {
+	at := s.BankAt
 	transport := extraction.TransportOptions{}
 	sandbox := transport
 	if at != nil {
@@ -170,13 +172,17 @@ func (h *Home) extraction(ctx context.Context, secrets domain.Secrets, at *BankA
 			network = sandbox
 		}
 		h.custodians = append(h.custodians, c)
-		h.engines[c.ID] = comdirect.New(extraction.Engine{Store: h, Env: h.Env, Custodian: c,
+		engine := comdirect.New(extraction.Engine{Store: h, Env: h.Env, Custodian: c,
 			Network: extraction.Transport(network), Secrets: secrets,
 			Opener:    envelope.NewOpener(h.Keys.Decrypter(envelope.KeyOuter), h.Keys.InnerDecrypters),
 			State:     stateKey{h.Keys.Encrypter(envelope.KeySession), h.Keys.Decrypter(envelope.KeySession)},
 			Display:   h.Keys.Encrypter(envelope.KeyDisplay),
 			Portfolio: envelope.NewCloser(h.Keys.PortfolioKey(), h.Env), Pseudonym: h.Keys.Pseudonym(),
 			Lease: 15 * time.Second})
+		if s.Connector != nil {
+			engine.Connector = s.Connector(engine.Connector)
+		}
+		h.engines[c.ID] = engine
 	}
 }
 
