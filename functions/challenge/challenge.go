@@ -207,14 +207,14 @@ func (s *Service) answer(ctx context.Context, c *serve.Call) (serve.Answer, erro
 	return s.state(ctx, c)
 }
 
-// mine finds a challenge of the visit's own connection. Asking for another's is recorded; one whose life is over is just
-// not there.
+// mine finds a challenge of the visit's own connection. Asking for another's is recorded, and so is asking for what nobody
+// has: both look alike and cost the same.
 func (s *Service) mine(ctx context.Context, c *serve.Call, id domain.ChallengeID) (*domain.Challenge, error) {
 	if _, err := domain.ParseID[domain.ChallengeID](string(id)); err != nil {
 		return nil, domain.Invalidf("/challenge_id", "send the identifier of the challenge that is shown")
 	}
 	found := &domain.Challenge{ID: id}
-	if err := s.Store.Get(ctx, found); err != nil {
+	if err := s.Store.Get(ctx, found); err != nil && domain.KindOf(err) != domain.NotFound {
 		return nil, err
 	}
 	if found.ConnectionID != c.Visit.ConnectionID {

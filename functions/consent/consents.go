@@ -206,8 +206,7 @@ func join[T ~string](list []T) string {
 	return strings.Join(texts, ",")
 }
 
-// listConsents answers GET /v1/consents, newest first. An advisor's pages may be shorter than limit, as consents that
-// do not name them are left out; only an absent next says that nothing follows.
+// listConsents answers GET /v1/consents, newest first: for an advisor those that name them.
 func (s *Service) listConsents(ctx context.Context, call *serve.Call) (serve.Answer, error) {
 	limit, cursor, err := call.Paging()
 	if err != nil {
@@ -219,15 +218,13 @@ func (s *Service) listConsents(ctx context.Context, call *serve.Call) (serve.Ans
 	} else if ref != "" {
 		q.Index, q.Match = "consents_by_investor", append(q.Match, ref)
 	}
-	consents, next, err := domain.List[domain.Consent](ctx, s.Store, q)
+	consents, next, err := serve.Visible(ctx, s.Store, q, call.Principal, func(c *domain.Consent) (bool, error) { return call.Principal.Sees(c), nil })
 	if err != nil {
 		return serve.Answer{}, fmt.Errorf("listing consents: %w", err)
 	}
 	out := serve.List[consentResource]{Next: next}
 	for i := range consents {
-		if call.Principal.Sees(&consents[i]) {
-			out.Data = append(out.Data, resourceOf(&consents[i]))
-		}
+		out.Data = append(out.Data, resourceOf(&consents[i]))
 	}
 	return serve.Answer{Body: out}, nil
 }

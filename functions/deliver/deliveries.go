@@ -1,6 +1,7 @@
 package deliver
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"net/http"
@@ -37,7 +38,7 @@ func (s *Service) getDelivery(ctx context.Context, c *serve.Call) (serve.Answer,
 	}
 	d, err := s.ownDelivery(ctx, c, id)
 	if err != nil {
-		return serve.Answer{}, err
+		return serve.Answer{}, s.missing(c, string(id), err)
 	}
 	view := viewDelivery(d)
 	view.Attempts = d.Attempts
@@ -179,7 +180,7 @@ func (s *Service) replay(ctx context.Context, c *serve.Call) (serve.Answer, erro
 		}
 	}
 	if err != nil {
-		return serve.Answer{}, err
+		return serve.Answer{}, s.missing(c, cmp.Or(string(in.EndpointID), string(in.DeliveryID), string(in.NoticeID)), err)
 	}
 	return serve.Answer{Status: http.StatusAccepted, Body: out}, nil
 }

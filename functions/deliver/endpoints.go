@@ -178,9 +178,17 @@ func (s *Service) getEndpoint(ctx context.Context, c *serve.Call) (serve.Answer,
 	}
 	ep := &domain.Endpoint{ID: id}
 	if err := ownEndpoint(c, ep, func(d domain.Document) error { return s.Store.Get(ctx, d) }); err != nil {
-		return serve.Answer{}, err
+		return serve.Answer{}, s.missing(c, ep.Key(), err)
 	}
 	return serve.Answer{Body: viewEndpoint(ep)}, nil
+}
+
+// missing is err; if it says that there is no such thing for the caller, it records that they asked.
+func (s *Service) missing(c *serve.Call, subject string, err error) error {
+	if domain.KindOf(err) == domain.NotFound {
+		return s.Door.Refuse(c, subject, domain.ErrNotFound)
+	}
+	return err
 }
 
 // ownEndpoint gets ep if it is the caller's and not removed; otherwise it looks as if it did not exist.
@@ -201,7 +209,7 @@ func (s *Service) change(ctx context.Context, c *serve.Call, action string, fn f
 		return nil, err
 	}
 	var ep *domain.Endpoint
-	return ep, s.Store.Commit(ctx, func(tx domain.Tx) error {
+	err = s.Store.Commit(ctx, func(tx domain.Tx) error {
 		ep = &domain.Endpoint{ID: id}
 		if err := ownEndpoint(c, ep, tx.Get); err != nil {
 			return err
@@ -215,6 +223,7 @@ func (s *Service) change(ctx context.Context, c *serve.Call, action string, fn f
 		}
 		return tx.Record(s.audited(c, action, ep.Key(), map[string]string{"state": string(ep.State)}))
 	})
+	return ep, s.missing(c, string(id), err)
 }
 
 // patchEndpoint changes the address, the types or the state. A new address, and enabling, begin with a clean sheet.
@@ -298,7 +307,7 @@ func (s *Service) rotateSecret(ctx context.Context, c *serve.Call) (serve.Answer
 	defer secret.Wipe()
 	rotated, err := s.commitRotation(ctx, c, ep, sealed, time.Duration(hours)*time.Hour)
 	if err != nil {
-		return serve.Answer{}, err
+		return serve.Answer{}, s.missing(c, string(id), err)
 	}
 	view := viewEndpoint(ep)
 	if rotated {
@@ -373,7 +382,7 @@ func (s *Service) testEndpoint(ctx context.Context, c *serve.Call) (serve.Answer
 		return tx.Record(s.audited(c, "endpoint.tested", ep.Key(), map[string]string{"notice_id": n.Key()}))
 	})
 	if err != nil {
-		return serve.Answer{}, err
+		return serve.Answer{}, s.missing(c, string(id), err)
 	}
 	delivery := deliveryID(notice, id)
 	return serve.Answer{Status: http.StatusAccepted, Location: "/v1/deliveries/" + string(delivery),

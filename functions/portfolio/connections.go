@@ -8,9 +8,6 @@ import (
 	"sluis.internal/shared/serve"
 )
 
-// maxScan bounds how many connections one call looks through to find those an advisor may see.
-const maxScan = 1000
-
 // connectionView is a connection as clients see it.
 type connectionView struct {
 	ID              domain.ConnectionID            `json:"id"`
@@ -67,8 +64,7 @@ func viewProduct(s domain.ProductStatus) productView {
 	return productView{State: s.State, Reason: s.Reason, Count: s.Count, Saved: s.Saved}
 }
 
-// listConnections gives a page of connections, newest first. For an advisor a page may be short, or even empty,
-// although there are more: only a missing next is the end.
+// listConnections gives a page of connections, newest first: for an advisor those whose consents name them.
 func (s *Service) listConnections(ctx context.Context, c *serve.Call) (serve.Answer, error) {
 	limit, cursor, err := c.Paging()
 	if err != nil {
@@ -81,39 +77,16 @@ func (s *Service) listConnections(ctx context.Context, c *serve.Call) (serve.Ans
 		}
 		q.Index, q.Match = "connections_by_investor", append(q.Match, ref)
 	}
-	page := serve.List[connectionView]{Data: []connectionView{}}
-	for scanned := 0; scanned < maxScan; {
-		q.Limit = limit - len(page.Data)
-		found, next, err := domain.List[domain.Connection](ctx, s.Store, q)
-		if err != nil {
-			return serve.Answer{}, err
-		}
-		seen, err := s.seen(ctx, c.Principal, found)
-		if err != nil {
-			return serve.Answer{}, err
-		}
-		page.Data, page.Next, q.Cursor = append(page.Data, seen...), next, next
-		scanned += len(found)
-		if next == "" || len(page.Data) == limit {
-			break
-		}
+	q.Limit = limit
+	found, next, err := serve.Visible(ctx, s.Store, q, c.Principal, func(conn *domain.Connection) (bool, error) { return s.sees(ctx, c.Principal, conn) })
+	if err != nil {
+		return serve.Answer{}, err
+	}
+	page := serve.List[connectionView]{Data: make([]connectionView, len(found)), Next: next}
+	for i := range found {
+		page.Data[i] = viewConnection(&found[i])
 	}
 	return serve.Answer{Body: page}, nil
-}
-
-// seen keeps those connections whose consents the principal may know of.
-func (s *Service) seen(ctx context.Context, p domain.Principal, found []domain.Connection) ([]connectionView, error) {
-	views := make([]connectionView, 0, len(found))
-	for i := range found {
-		sees, err := s.sees(ctx, p, &found[i])
-		if err != nil {
-			return nil, err
-		}
-		if sees {
-			views = append(views, viewConnection(&found[i]))
-		}
-	}
-	return views, nil
 }
 
 func (s *Service) sees(ctx context.Context, p domain.Principal, conn *domain.Connection) (bool, error) {

@@ -13,6 +13,7 @@ package portfolio
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
 
@@ -53,11 +54,15 @@ func (s *Service) act(c *serve.Call, conn *domain.Connection, action string) dom
 		ConnectionID: conn.ID, Custodian: conn.Custodian, Subject: string(conn.ID), Details: map[string]string{}}
 }
 
-// perform is domain.Perform, but a consent that does not name the caller looks like one that does not exist.
-func (s *Service) perform(ctx context.Context, a domain.Act, fn func(domain.Tx, *domain.Consent, *domain.Act) error) error {
+// perform is domain.Perform, but a consent that does not name the caller looks like one that does not exist. Asking for
+// a version that is not there, or another connection's, is recorded too.
+func (s *Service) perform(ctx context.Context, c *serve.Call, a domain.Act, fn func(domain.Tx, *domain.Consent, *domain.Act) error) error {
 	err := domain.Perform(ctx, s.Env, s.Store, a, fn)
 	if domain.CodeOf(err) == "consent_not_yours" {
 		return domain.ErrNotFound
+	}
+	if errors.Is(err, errNoVersion) {
+		return s.Door.Refuse(c, a.Subject, errNoVersion)
 	}
 	return err
 }

@@ -96,7 +96,7 @@ func (s *Service) getRecords(ctx context.Context, c *serve.Call) (serve.Answer, 
 	var v version
 	var slices []slice
 	var next position
-	err = s.perform(ctx, act, func(tx domain.Tx, _ *domain.Consent, a *domain.Act) (err error) {
+	err = s.perform(ctx, c, act, func(tx domain.Tx, _ *domain.Consent, a *domain.Act) (err error) {
 		if v, err = s.load(tx, conn.ID, at.portfolio, a); err != nil {
 			return err
 		}

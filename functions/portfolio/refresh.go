@@ -49,7 +49,7 @@ func (s *Service) refresh(ctx context.Context, c *serve.Call) (serve.Answer, err
 	}
 	fresh := domain.NewID[domain.SessionID](s.Env)
 	var answer refreshView
-	err = s.perform(ctx, s.act(c, conn, "refresh.requested"), func(tx domain.Tx, consent *domain.Consent, a *domain.Act) error {
+	err = s.perform(ctx, c, s.act(c, conn, "refresh.requested"), func(tx domain.Tx, consent *domain.Consent, a *domain.Act) error {
 		before, err := c.Once.Before(tx, consent.ClientID)
 		if err != nil {
 			return err

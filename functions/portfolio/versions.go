@@ -63,7 +63,7 @@ func (s *Service) getPortfolio(ctx context.Context, c *serve.Call) (serve.Answer
 	var v version
 	var view portfolioView
 	var summed bool
-	err = s.perform(ctx, s.act(c, conn, "portfolio.read"), func(tx domain.Tx, consent *domain.Consent, a *domain.Act) error {
+	err = s.perform(ctx, c, s.act(c, conn, "portfolio.read"), func(tx domain.Tx, consent *domain.Consent, a *domain.Act) error {
 		if v, err = s.load(tx, conn.ID, pick, a); err != nil {
 			return err
 		}
@@ -201,7 +201,7 @@ func (s *Service) listPortfolios(ctx context.Context, c *serve.Call) (serve.Answ
 		return serve.Answer{}, err
 	}
 	page := serve.List[portfolioView]{Next: next}
-	err = s.perform(ctx, s.act(c, conn, "portfolio.listed"), func(_ domain.Tx, consent *domain.Consent, a *domain.Act) error {
+	err = s.perform(ctx, c, s.act(c, conn, "portfolio.listed"), func(_ domain.Tx, consent *domain.Consent, a *domain.Act) error {
 		page.Data = make([]portfolioView, 0, len(found))
 		for i := range found {
 			if !s.over(&found[i]) {

@@ -183,11 +183,15 @@ func SplitAPIKey(token string) (id KeyID, secret string, ok bool) {
 	return id, body[31:], err == nil && body[30] == '_'
 }
 
-// Opens says whether secret is this key's and the key is still good. It takes the same time whatever the secret is.
-func (k *APIKey) Opens(secret string, now Time) bool {
+// Matches says whether secret is this key's, good or over. It takes the same time whatever the secret is.
+func (k *APIKey) Matches(secret string) bool {
 	hash := sha256.Sum256([]byte(secret))
-	good := subtle.ConstantTimeCompare(hash[:], k.Hash) == 1
-	return good && k.State == KeyActive && (k.ExpiresAt.IsZero() || now.Before(k.ExpiresAt))
+	return subtle.ConstantTimeCompare(hash[:], k.Hash) == 1
+}
+
+// Opens says whether secret is this key's and the key is still good.
+func (k *APIKey) Opens(secret string, now Time) bool {
+	return k.Matches(secret) && k.State == KeyActive && (k.ExpiresAt.IsZero() || now.Before(k.ExpiresAt))
 }
 
 // Principal is who an authenticated API request acts for.

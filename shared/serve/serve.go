@@ -289,7 +289,7 @@ var errKey = &domain.Error{Kind: domain.Unauthenticated, Code: "key_invalid",
 	Message: "send a valid API key as Authorization: Bearer sluis_key_…"}
 
 // authenticate finds the key of an Authorization: Bearer header (RFC 6750, section 2.1; the scheme's case is free).
-// Unknown, wrong, revoked and expired keys look alike.
+// Unknown, wrong, revoked and expired keys look alike; that somebody came with one that is over is recorded.
 func (d *Door) authenticate(w http.ResponseWriter, r *http.Request) (domain.Principal, error) {
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	id, secret, ok := domain.SplitAPIKey(token)
@@ -306,6 +306,10 @@ func (d *Door) authenticate(w http.ResponseWriter, r *http.Request) (domain.Prin
 		}
 		return nil
 	})
+	p := domain.Principal{Role: key.Role, ClientID: key.ClientID, AdvisorID: key.AdvisorID, KeyID: key.ID}
+	if errors.Is(err, errKey) && key.Matches(secret) {
+		err = d.Refuse(&Call{Principal: p, Request: r, Origin: d.Commitment(r)}, r.Pattern, errKey)
+	}
 	if err != nil {
 		return domain.Principal{}, err
 	}
@@ -313,7 +317,6 @@ func (d *Door) authenticate(w http.ResponseWriter, r *http.Request) (domain.Prin
 	if err := d.Limits.take(w, "key:"+string(id), d.Env.Now()); err != nil {
 		return domain.Principal{}, err
 	}
-	p := domain.Principal{Role: key.Role, ClientID: key.ClientID, AdvisorID: key.AdvisorID, KeyID: key.ID}
 	return p, d.active(r, key, p)
 }
 
