@@ -71,6 +71,11 @@ func (r Rules) Validate(raw string) error {
 	if len(raw) == 0 || len(raw) > MaxURL {
 		return domain.Invalidf("/url", "want an https address of at most %d characters", MaxURL)
 	}
+	// Whoever reads it differently from us (a resolver that folds letters, a server that ends the line at a space) must
+	// find nothing to read differently.
+	if strings.ContainsFunc(raw, func(c rune) bool { return c <= ' ' || c > '~' }) {
+		return domain.Invalidf("/url", "want ASCII without spaces: write other scripts in a host in their xn-- form, and anything else as %%XX")
+	}
 	u, err := url.Parse(raw)
 	switch {
 	case err != nil || u.Opaque != "" || u.Host == "":

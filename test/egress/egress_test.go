@@ -23,8 +23,8 @@ import (
 // full says that nothing may be left out.
 var full = os.Getenv("SLUIS_FULL") != ""
 
-// proxyAsked counts the connections to the proxy that the environment names.
-var proxyAsked atomic.Int64
+// proxyAsked counts the connections to the proxy that the environment names, proxyTried those that a test made on purpose.
+var proxyAsked, proxyTried atomic.Int64
 
 func TestMain(m *testing.M) {
 	if code, done := inWorld(); done {
@@ -35,8 +35,8 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	code := m.Run()
-	if n := proxyAsked.Load(); n != 1 { // by TestTheProxyTrapWorks alone
-		fmt.Fprintf(os.Stderr, "the proxy of the environment was asked %d times, want once, to show that it can be\n", n)
+	if n := proxyAsked.Load() - proxyTried.Load(); n != 0 {
+		fmt.Fprintf(os.Stderr, "the proxy of the environment was asked %d times\n", n)
 		code = max(code, 1)
 	}
 	os.Exit(code)
@@ -76,7 +76,7 @@ func TestTheProxyTrapWorks(t *testing.T) {
 		resp.Body.Close()
 		t.Fatal("the proxy answered")
 	}
-	if proxyAsked.Load() != 1 {
+	if proxyTried.Add(1); proxyAsked.Load() != proxyTried.Load() {
 		t.Fatalf("the proxy was asked %d times", proxyAsked.Load())
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	bank "sluis.internal/functions/sandbox/comdirect"
 	"sluis.internal/functions/sluis/home"
@@ -96,6 +97,8 @@ func stage(t *testing.T, r *rogue) *journey.Stage {
 		}}, nil)
 	must(t, err)
 	t.Cleanup(func() { must(t, s.Close()) })
+	_, err = s.Home.Keys.InnerPublic() // it is made in the background, and would outlive the directory
+	must(t, err)
 	return s
 }
 
@@ -119,10 +122,12 @@ var story = []string{"ask", "open", "grant", "login " + login, "challenge code",
 func TestRogueConnector(t *testing.T) {
 	honest := stage(t, nil)
 	play(t, honest, "honest", story...)
+	closed(t, honest)
 	r := &rogue{tries: map[extraction.Phase]int{}}
 	s := stage(t, r)
 	trap := listenEverywhere(t)
 	p := play(t, s, "rogue", story...)
+	closed(t, s)
 	if len(r.passed) > 0 {
 		t.Errorf("%d requests passed: %v", len(r.passed), r.passed)
 	}
@@ -140,6 +145,34 @@ func TestRogueConnector(t *testing.T) {
 	checkRefusals(t, s, p, r)
 }
 
+// closed waits until the visit is over at the bank, which is after the investor sees that all is done.
+func closed(t *testing.T, s *journey.Stage) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); len(entries(t, s, "sluis.session.closed")) == 0; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("a session stays open at the bank")
+		}
+	}
+}
+
+// entries are all of the audit log of one type.
+func entries(t *testing.T, s *journey.Stage, kind string) []domain.Entry {
+	t.Helper()
+	var all []domain.Entry
+	for q := (domain.Query{Index: "entries_by_time", Limit: 1000}); ; {
+		page, next, err := domain.List[domain.Entry](t.Context(), s.Home, q)
+		must(t, err)
+		for _, e := range page {
+			if e.Type == kind {
+				all = append(all, e)
+			}
+		}
+		if q.Cursor = next; next == "" {
+			return all
+		}
+	}
+}
+
 // spoken counts what a bank was asked.
 func spoken(b *bank.Bank) map[string]int {
 	out := map[string]int{}
@@ -152,31 +185,21 @@ func spoken(b *bank.Bank) map[string]int {
 // checkRefusals finds one audit entry for each of the rogue's tries.
 func checkRefusals(t *testing.T, s *journey.Stage, p *journey.Player, r *rogue) {
 	t.Helper()
-	want, got := 0, 0
+	want := 0
 	for _, n := range r.tries {
 		want += n
 	}
 	hosts := map[string]bool{"undeclared": true, bank.HostName: true}
-	for q := (domain.Query{Index: "entries_by_time", Limit: 1000}); ; {
-		page, next, err := domain.List[domain.Entry](t.Context(), s.Home, q)
-		must(t, err)
-		for _, e := range page {
-			if e.Type != "sluis.egress.refused" {
-				continue
-			}
-			got++
-			d := e.Data
-			if d.Outcome != domain.OutcomeDenied || d.Reason != string(domain.ReasonEgressRefused) || string(d.ConsentID) != p.Consent() ||
-				string(d.ConnectionID) != p.Connection() || d.Custodian != "sandbox-comdirect" || !hosts[d.Details["host"]] {
-				t.Errorf("entry %+v", e)
-			}
-		}
-		if q.Cursor = next; next == "" {
-			break
+	refused := entries(t, s, "sluis.egress.refused")
+	for _, e := range refused {
+		d := e.Data
+		if d.Outcome != domain.OutcomeDenied || d.Reason != string(domain.ReasonEgressRefused) || string(d.ConsentID) != p.Consent() ||
+			string(d.ConnectionID) != p.Connection() || d.Custodian != "sandbox-comdirect" || !hosts[d.Details["host"]] {
+			t.Errorf("entry %+v", e)
 		}
 	}
-	if got != want {
-		t.Errorf("%d refusals are recorded of %d", got, want)
+	if len(refused) != want {
+		t.Errorf("%d refusals are recorded of %d", len(refused), want)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 )
 
 // trap listens on every port that the tricks use, at every address, and notes who was reached.
@@ -52,4 +53,18 @@ func (w *trap) reached() []string {
 	out := slices.Clone(w.seen)
 	w.seen = nil
 	return out
+}
+
+// await waits until n connections have arrived, and tells who was reached.
+func (w *trap) await(t *testing.T, n int) []string {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		w.mu.Lock()
+		there := len(w.seen)
+		w.mu.Unlock()
+		if there >= n {
+			break
+		}
+	}
+	return w.reached()
 }
