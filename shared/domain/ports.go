@@ -6,7 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"strings"
+	"strconv"
 	"time"
 )
 
@@ -213,9 +213,10 @@ func (i Idempotent) once(client ClientID) *Once {
 
 // Name makes a label from parts for associated data: each part with its length, so that no two lists look alike.
 func Name(parts ...string) []byte {
-	var b strings.Builder
+	var b []byte
 	for _, p := range parts {
-		fmt.Fprintf(&b, "%d:%s,", len(p), p)
+		b = append(strconv.AppendInt(b, int64(len(p)), 10), ':')
+		b = append(append(b, p...), ',')
 	}
-	return []byte(b.String())
+	return b
 }

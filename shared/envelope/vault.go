@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"fmt"
 	"io"
+	"sync"
 
 	"github.com/tink-crypto/tink-go/v2/aead"
 	"github.com/tink-crypto/tink-go/v2/keyset"
@@ -64,22 +65,45 @@ func (c *Closer) Close(k *domain.DataKey, what, id string, plain []byte) ([]byte
 	if err != nil {
 		return nil, err
 	}
-	var packed bytes.Buffer
-	z, err := gzip.NewWriterLevel(&packed, gzip.BestSpeed)
+	packed, err := pack(plain)
 	if err != nil {
 		return nil, fmt.Errorf("compressing part: %w", err)
 	}
-	if _, err := z.Write(plain); err != nil {
-		return nil, fmt.Errorf("compressing part: %w", err)
-	}
-	if err := z.Close(); err != nil {
-		return nil, fmt.Errorf("compressing part: %w", err)
-	}
-	sealed, err := key.Encrypt(packed.Bytes(), partLabel(k, what, id))
+	sealed, err := key.Encrypt(packed, partLabel(k, what, id))
 	if err != nil {
 		return nil, fmt.Errorf("closing part: %w", err)
 	}
 	return sealed, nil
+}
+
+// compressors are kept, as making one takes a megabyte.
+var compressors = sync.Pool{New: func() any {
+	z, err := gzip.NewWriterLevel(nil, gzip.BestSpeed)
+	if err != nil {
+		panic("making a compressor: " + err.Error()) // the level is a constant
+	}
+	return z
+}}
+
+// blank overwrites what a compressor remembers: a block that it looks back to, and one that it fills, of 64 KiB each.
+var blank [128 << 10]byte
+
+// pack compresses plain. The compressor keeps nothing of it.
+func pack(plain []byte) ([]byte, error) {
+	z := compressors.Get().(*gzip.Writer)
+	defer func() {
+		z.Reset(io.Discard)
+		if _, err := z.Write(blank[:]); err == nil {
+			compressors.Put(z)
+		}
+	}()
+	var packed bytes.Buffer
+	z.Reset(&packed)
+	if _, err := z.Write(plain); err != nil {
+		return nil, err
+	}
+	err := z.Close()
+	return packed.Bytes(), err
 }
 
 // Forget drops the connection's keyset from memory, as erasure wants.

@@ -5,6 +5,8 @@ import (
 	"compress/gzip"
 	"errors"
 	"fmt"
+	"io"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -320,4 +322,49 @@ func TestSmallThingsAreBound(t *testing.T) {
 	if _, err := Seal(closingHalf{}, nil, nil); err == nil || !strings.HasPrefix(err.Error(), "sealing: ") {
 		t.Errorf("Seal without a key = %v", err)
 	}
+}
+
+// TestCompressorForgets looks into a used compressor for what it compressed. Its memory is private to compress/flate, so
+// it is read by reflection.
+func TestCompressorForgets(t *testing.T) {
+	secret := []byte("Zitronella Kanarius")
+	plain := bytes.Repeat(append(secret, " 0123456789\n"...), 5000)
+	z := compressors.Get().(*gzip.Writer)
+	z.Reset(io.Discard)
+	if _, err := z.Write(plain); err != nil || !remembers(reflect.ValueOf(z), secret) {
+		t.Fatalf("the look into a compressor is blind (%v)", err)
+	}
+	for range 100 {
+		if _, err := pack(plain); err != nil {
+			t.Fatal(err)
+		}
+		z := compressors.Get().(*gzip.Writer) // most often the one that was just used
+		if remembers(reflect.ValueOf(z), secret) {
+			t.Fatal("a compressor that was put back remembers what it compressed")
+		}
+		compressors.Put(z)
+	}
+}
+
+// remembers searches every array and slice of bytes that v leads to.
+func remembers(v reflect.Value, secret []byte) bool {
+	switch v.Kind() {
+	case reflect.Pointer, reflect.Interface:
+		return !v.IsNil() && remembers(v.Elem(), secret)
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if remembers(v.Field(i), secret) {
+				return true
+			}
+		}
+	case reflect.Slice:
+		if v.Type().Elem().Kind() == reflect.Uint8 {
+			return bytes.Contains(v.Slice(0, v.Cap()).Bytes(), secret)
+		}
+	case reflect.Array:
+		if v.Type().Elem().Kind() == reflect.Uint8 && v.CanAddr() {
+			return bytes.Contains(v.Slice(0, v.Len()).Bytes(), secret)
+		}
+	}
+	return false
 }

@@ -247,9 +247,17 @@ func (r *reading) account(theirs string) string {
 var marks = base32.NewEncoding("0123456789abcdefghjkmnpqrstvwxyz").WithPadding(base32.NoPadding)
 
 // mark is a keyed digest of parts: 26 characters.
-func (r *reading) mark(parts ...string) string {
+func (r *reading) mark(parts ...string) string { return r.markOf(nil, parts...) }
+
+// markOf is mark with content as one more part. The content of a part is half a megabyte: it is digested where it lies.
+func (r *reading) markOf(content []byte, parts ...string) string {
 	mac := hmac.New(sha256.New, r.e.Pseudonym.Reveal())
 	mac.Write(domain.Name(parts...))
+	if content != nil { // as domain.Name has it
+		mac.Write(append(strconv.AppendInt(nil, int64(len(content)), 10), ':'))
+		mac.Write(content)
+		mac.Write([]byte{','})
+	}
 	return marks.EncodeToString(mac.Sum(nil)[:16])
 }
 
@@ -297,7 +305,7 @@ func (r *reading) stage(ctx context.Context, p domain.Product, b *batch, parts [
 		return nil, errTooMany
 	}
 	c := r.j.connection
-	id := "part_" + r.mark("part", string(c.ID), string(p), strconv.Itoa(len(parts)), b.lines.String())
+	id := "part_" + r.markOf(b.lines.Bytes(), "part", string(c.ID), string(p), strconv.Itoa(len(parts)))
 	parts = append(parts, id)
 	if r.kept[id] {
 		return parts, nil

@@ -3,7 +3,6 @@ package comdirect
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +10,9 @@ import (
 	"net/url"
 	"strconv"
 	"sync"
+
+	jsonv2 "github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 
 	"sluis.internal/shared/domain"
 	"sluis.internal/shared/extraction"
@@ -85,7 +87,7 @@ type list struct {
 	extra url.Values
 	// more are parameters of every page but the first.
 	more       url.Values
-	item       func(json.RawMessage) error
+	item       func(jsontext.Value) error
 	aggregated any // decoded into, if not nil
 }
 
@@ -209,28 +211,33 @@ func (w *watched) Read(p []byte) (int, error) {
 // decode walks through a list's JSON, holding one item at a time.
 func (p *page) decode(ctx context.Context, body io.Reader, l *list) error {
 	w := &watched{r: body}
-	dec := json.NewDecoder(w)
+	dec := jsontext.NewDecoder(w, lenient)
 	err := p.walk(dec, l)
-	switch {
-	case w.err != nil:
+	if err == nil {
+		if _, end := dec.ReadToken(); end != io.EOF {
+			err = misunderstood(errors.New("more follows the list"))
+		}
+	}
+	if w.err != nil {
 		return unanswered(ctx, w.err, &reach{})
-	case err == nil && dec.More():
-		return misunderstood(errors.New("more follows the list"))
 	}
 	return err
 }
 
-func (p *page) walk(dec *json.Decoder, l *list) error {
+// lenient takes what may be odd about a bank's JSON without being ambiguous to us.
+var lenient = jsonv2.JoinOptions(jsonv2.MatchCaseInsensitiveNames(true), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+
+func (p *page) walk(dec *jsontext.Decoder, l *list) error {
 	if err := delim(dec, '{'); err != nil {
 		return err
 	}
 	found := false
-	for dec.More() {
-		key, err := dec.Token()
+	for dec.PeekKind() == '"' {
+		token, err := dec.ReadToken()
 		if err != nil {
 			return misunderstood(err)
 		}
-		switch {
+		switch key := token.String(); {
 		case key == "values" && p.misplaced():
 			return misplaced()
 		case key == "values":
@@ -241,7 +248,9 @@ func (p *page) walk(dec *json.Decoder, l *list) error {
 		case key == "aggregated" && l.aggregated != nil:
 			err = into(dec, l.aggregated)
 		default:
-			err = into(dec, new(json.RawMessage))
+			if err = dec.SkipValue(); err != nil {
+				err = misunderstood(err)
+			}
 		}
 		if err != nil {
 			return err
@@ -256,23 +265,23 @@ func (p *page) walk(dec *json.Decoder, l *list) error {
 	return nil
 }
 
-func (p *page) values(dec *json.Decoder, l *list) error {
-	token, err := dec.Token()
+func (p *page) values(dec *jsontext.Decoder, l *list) error {
+	token, err := dec.ReadToken()
 	if err != nil {
 		return misunderstood(err)
 	}
-	if token == nil {
-		return nil // null: an empty list
-	}
-	if token != json.Delim('[') {
+	switch token.Kind() {
+	case 'n': // null: an empty list
+		return nil
+	case '[':
+	default:
 		return misunderstood(errors.New("values is no list"))
 	}
 	digest := sha256.New()
-	var item json.RawMessage
-	for dec.More() {
-		item = item[:0]
-		if err := into(dec, &item); err != nil {
-			return err
+	for dec.PeekKind() != ']' {
+		item, err := dec.ReadValue() // good until the next
+		if err != nil {
+			return misunderstood(err)
 		}
 		if len(item) > maxItem {
 			return misunderstood(errors.New("a record is too long"))
@@ -289,28 +298,28 @@ func (p *page) values(dec *json.Decoder, l *list) error {
 	return delim(dec, ']')
 }
 
-func delim(dec *json.Decoder, want json.Delim) error {
-	token, err := dec.Token()
+func delim(dec *jsontext.Decoder, want jsontext.Kind) error {
+	token, err := dec.ReadToken()
 	if err != nil {
 		return misunderstood(err)
 	}
-	if token != want {
+	if token.Kind() != want {
 		return misunderstood(fmt.Errorf("want %s", want))
 	}
 	return nil
 }
 
-func into(dec *json.Decoder, out any) error {
-	if err := dec.Decode(out); err != nil {
+func into(dec *jsontext.Decoder, out any) error {
+	if err := jsonv2.UnmarshalDecode(dec, out); err != nil {
 		return misunderstood(err)
 	}
 	return nil
 }
 
 // record decodes one item of a list.
-func record[T any](raw json.RawMessage) (T, error) {
+func record[T any](raw jsontext.Value) (T, error) {
 	var t T
-	if err := json.Unmarshal(raw, &t); err != nil {
+	if err := jsonv2.Unmarshal(raw, &t, lenient); err != nil {
 		return t, misunderstood(err)
 	}
 	return t, nil
@@ -319,7 +328,7 @@ func record[T any](raw json.RawMessage) (T, error) {
 // collect reads a short list whole.
 func collect[T any](r *reader, path string) ([]T, error) {
 	var all []T
-	err := r.each(list{path: path, item: func(raw json.RawMessage) error {
+	err := r.each(list{path: path, item: func(raw jsontext.Value) error {
 		t, err := record[T](raw)
 		if all = append(all, t); err == nil && len(all) > maxHolders {
 			err = misunderstood(fmt.Errorf("it lists more than %d accounts", maxHolders))

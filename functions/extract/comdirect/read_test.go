@@ -13,6 +13,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/go-json-experiment/json/jsontext"
+
 	"sluis.internal/shared/domain"
 	"sluis.internal/shared/extraction"
 )
@@ -265,7 +267,7 @@ func TestBrokenLine(t *testing.T) {
 				})}}}
 				r := &reader{visit: v, ctx: t.Context()}
 				n := 0
-				err := r.each(list{path: "/x", query: url.Values{}, item: func(json.RawMessage) error { n++; return nil }})
+				err := r.each(list{path: "/x", query: url.Values{}, item: func(jsontext.Value) error { n++; return nil }})
 				var f *extraction.Failure
 				if !errors.As(err, &f) || f.Reason != domain.ReasonBankUnavailable || !f.Retry || n != c.want || asked != c.asked {
 					t.Errorf("%d records, %d requests, failure %+v; want %d, %d", n, asked, f, c.want, c.asked)

@@ -3,13 +3,14 @@ package comdirect
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"net/http"
 	"net/url"
 	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
 
 	"sluis.internal/shared/domain"
 	"sluis.internal/shared/extraction"
@@ -182,8 +183,8 @@ func (r *reader) eachDepot(of func(depot) list) error {
 }
 
 // gives makes of a list's item the record that convert finds in it, and gives that on.
-func gives[T any](give give, convert func(*T) (domain.Record, error)) func(json.RawMessage) error {
-	return func(raw json.RawMessage) error {
+func gives[T any](give give, convert func(*T) (domain.Record, error)) func(jsontext.Value) error {
+	return func(raw jsontext.Value) error {
 		t, err := record[T](raw)
 		if err != nil {
 			return err
@@ -509,11 +510,10 @@ const (
 // remittance splits a booking text into its lines of 35 characters. In booked movements each begins with its number
 // in two digits (clause 4.2.3); the bank sends them without line breaks.
 func remittance(s string) []string {
-	runes := []rune(s)
-	runes = runes[:min(len(runes), maxTextRune)]
+	s, _ = cutRunes(s, maxTextRune)
 	var lines []string
-	for _, part := range strings.Split(string(runes), "\n") {
-		lines = append(lines, numbered([]rune(part), len(lines)+1)...)
+	for part := range strings.SplitSeq(s, "\n") {
+		lines = numbered(lines, part)
 	}
 	kept := lines[:0]
 	for _, line := range lines {
@@ -524,18 +524,30 @@ func remittance(s string) []string {
 	return kept
 }
 
-// numbered takes the numbers off a part that is numbered throughout, counting from n; another part is one line.
-func numbered(part []rune, n int) []string {
-	var lines []string
-	for rest := part; len(rest) > 0; n++ {
-		window := rest[:min(len(rest), 2+lineRunes)]
-		if len(window) < 2 || string(window[:2]) != twoDigits(n) {
-			return []string{string(part)}
+// numbered appends the lines of a part that is numbered throughout, counting on from those before it; another part is
+// one line.
+func numbered(lines []string, part string) []string {
+	all := lines
+	for rest := part; rest != ""; {
+		line, ok := strings.CutPrefix(rest, twoDigits(len(all)+1))
+		if !ok {
+			return append(lines, part)
 		}
-		lines = append(lines, string(window[2:]))
-		rest = rest[len(window):]
+		line, rest = cutRunes(line, lineRunes)
+		all = append(all, line)
 	}
-	return lines
+	return all
+}
+
+// cutRunes splits s after its first n characters.
+func cutRunes(s string, n int) (head, rest string) {
+	for i := range s {
+		if n == 0 {
+			return s[:i], s[i:]
+		}
+		n--
+	}
+	return s, ""
 }
 
 func twoDigits(n int) string {
@@ -619,7 +631,7 @@ type order struct {
 func (r *reader) readOrders(give give) error {
 	return r.eachDepot(func(d depot) list {
 		return list{path: pathOrders + d.ID + "/v3/orders", query: url.Values{"with-attr": {"instrument"}},
-			item: func(raw json.RawMessage) error {
+			item: func(raw jsontext.Value) error {
 				o, err := record[order](raw)
 				if err != nil {
 					return err

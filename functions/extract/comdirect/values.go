@@ -1,13 +1,13 @@
 package comdirect
 
 import (
-	"encoding/json"
 	"errors"
 	"regexp"
 	"strconv"
 	"strings"
 	"time"
 
+	jsonv2 "github.com/go-json-experiment/json"
 	"github.com/shopspring/decimal"
 
 	"sluis.internal/shared/domain"
@@ -22,7 +22,7 @@ func (n *number) UnmarshalJSON(b []byte) error {
 		return nil
 	}
 	if b[0] == '"' {
-		return json.Unmarshal(b, (*string)(n))
+		return jsonv2.Unmarshal(b, (*string)(n), lenient)
 	}
 	if b[0] != '-' && (b[0] < '0' || b[0] > '9') {
 		return errors.New("want a number")
@@ -37,12 +37,12 @@ type text string
 
 func (t *text) UnmarshalJSON(b []byte) error {
 	if b[0] != '{' {
-		return json.Unmarshal(b, (*string)(t)) // null leaves it empty
+		return jsonv2.Unmarshal(b, (*string)(t), lenient) // null leaves it empty
 	}
 	var o struct {
 		Key, Text, Date, DateTime string
 	}
-	if err := json.Unmarshal(b, &o); err != nil {
+	if err := jsonv2.Unmarshal(b, &o, lenient); err != nil {
 		return err
 	}
 	for _, s := range []string{o.Key, o.Date, o.DateTime, o.Text} {
@@ -160,6 +160,9 @@ func day(t text) (domain.Date, error) {
 		return "", nil
 	}
 	s := string(t[:min(len(t), 10)])
+	if _, err := time.Parse(time.DateOnly, s); err == nil {
+		return domain.Date(s), nil
+	}
 	parts := strings.Split(s, "-")
 	if len(s) != 10 || len(parts) != 3 || len(parts[0]) != 4 || len(parts[1]) != 2 {
 		return "", errors.New("a date is malformed")

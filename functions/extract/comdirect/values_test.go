@@ -98,6 +98,35 @@ func TestTextsOfEveryShape(t *testing.T) {
 	}
 }
 
+// TestOddJSON: what a bank writes badly but unambiguously is read; what is no JSON is refused without being quoted.
+func TestOddJSON(t *testing.T) {
+	for _, c := range []struct{ name, in, id, value, fault string }{
+		{"other case", `{"POSITIONID":"1","Quantity":{"VALUE":"2"}}`, "1", "2", ""},
+		{"a name twice", `{"positionId":"0","positionId":"1","quantity":{"value":2}}`, "1", "2", ""},
+		{"no UTF-8", "{\"positionId\":\"1\xff\"}", "1\uFFFD", "", ""},
+		{"half a character", `{"positionId":"\ud800"}`, "\uFFFD", "", ""},
+		{"no UTF-8 in a number", "{\"quantity\":{\"value\":\"2\xff\"}}", "", "2\uFFFD", ""},
+		{"null", `{"positionId":null,"quantity":{"value":null}}`, "", "", ""},
+		{"a secret for a number", `{"quantity":{"value":{"pin":"secret"}}}`, "", "", "field /quantity/value is of the wrong kind"},
+		{"a secret for an object", `{"quantity":"secret"}`, "", "", "field /quantity is of the wrong kind"},
+		{"a secret for JSON", `{"quantity":secret}`, "", "", "no JSON at byte 12"},
+		{"an early end", `{"quantity":{"value":"secr`, "", "", "it ends too early"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p, err := record[position]([]byte(c.in))
+			if c.fault != "" {
+				if err == nil || !strings.HasSuffix(err.Error(), c.fault) || strings.Contains(err.Error(), "secret") {
+					t.Errorf("error %v; want %s", err, c.fault)
+				}
+				return
+			}
+			if value := p.Quantity; err != nil || p.ID != c.id || value != nil && string(value.Value) != c.value {
+				t.Errorf("%+v, %v", p, err)
+			}
+		})
+	}
+}
+
 func TestRemittance(t *testing.T) {
 	pad := func(s string) string { return s + strings.Repeat(" ", lineRunes-len([]rune(s))) }
 	for _, c := range []struct {

@@ -17,6 +17,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	jsonv2 "github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
 	"sluis.internal/shared/domain"
 	"sluis.internal/shared/extraction"
 )
@@ -377,13 +380,19 @@ func decode(ctx context.Context, body io.Reader, out any) error {
 func misunderstood(err error) *extraction.Failure {
 	var syntax *json.SyntaxError
 	var kind *json.UnmarshalTypeError
+	var syntactic *jsontext.SyntacticError
+	var semantic *jsonv2.SemanticError
 	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		err = errors.New("it ends too early")
+	case errors.As(err, &syntactic):
+		err = fmt.Errorf("no JSON at byte %d", syntactic.ByteOffset)
+	case errors.As(err, &semantic):
+		err = fmt.Errorf("field %s is of the wrong kind", semantic.JSONPointer)
 	case errors.As(err, &syntax):
 		err = fmt.Errorf("no JSON at byte %d", syntax.Offset)
 	case errors.As(err, &kind):
 		err = fmt.Errorf("field %s is of the wrong kind", kind.Field)
-	case errors.Is(err, io.ErrUnexpectedEOF):
-		err = errors.New("it ends too early")
 	}
 	return &extraction.Failure{Reason: domain.ReasonBankAnswer, Err: fmt.Errorf("understanding the bank's answer: %w", err)}
 }
