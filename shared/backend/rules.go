@@ -17,6 +17,9 @@ import (
 	"strings"
 	"time"
 
+	jsonv2 "github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
 	"sluis.internal/shared/domain"
 )
 
@@ -101,12 +104,18 @@ func Encode(doc domain.Document) ([]byte, error) {
 	return body, nil
 }
 
+// ours is what bodies are: written by encoding/json, so names need not be compared twice.
+var ours = jsonv2.JoinOptions(jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+
 // Decode reads a body into doc. Nothing of what doc held before is left: Unmarshal alone would keep the fields that the
 // body lacks.
 func Decode(body []byte, doc domain.Document) error {
 	kind := doc.Kind()
 	reflect.ValueOf(doc).Elem().SetZero()
-	if err := json.Unmarshal(body, doc); err != nil {
+	if err := jsonv2.Unmarshal(body, doc, ours); err != nil {
+		if wrong := (*jsonv2.SemanticError)(nil); errors.As(err, &wrong) { // whose text quotes the value
+			err = fmt.Errorf("%s is no %s", wrong.JSONPointer, wrong.GoType)
+		}
 		return fmt.Errorf("reading %s: %w", kind, err)
 	}
 	return nil

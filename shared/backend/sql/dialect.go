@@ -14,6 +14,7 @@ type dialect struct {
 	text       string                                                      // the type of a column whose texts compare by their bytes
 	field      func(name string) string                                    // the text of a top-level field of body, for indexes and queries
 	from       func(table, index string) string                            // reads table by index
+	embedded   bool                                                        // the database is in this process: no network can be slow
 	begin      string                                                      // a serialisable transaction
 	lockRows   string                                                      // ends the sub-select that claims rows
 	indexNames string                                                      // query for the names of indexes like "ix\_%"

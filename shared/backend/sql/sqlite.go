@@ -24,6 +24,7 @@ var sqlite = dialect{
 	text:       "TEXT",
 	field:      func(name string) string { return "json_extract(body, '$." + name + "')" },
 	from:       func(table, index string) string { return table + ` INDEXED BY "` + index + `"` },
+	embedded:   true,
 	begin:      "BEGIN IMMEDIATE",
 	indexNames: `SELECT name FROM sqlite_master WHERE type = 'index' AND name LIKE 'ix\_%' ESCAPE '\'`,
 	contended:  sqliteBusy,

@@ -22,7 +22,15 @@ func (b *Backend) Get(ctx context.Context, doc domain.Document) error {
 	if err != nil {
 		return err
 	}
-	return b.reading(ctx, func(s *statements) error { return get(ctx, s, t, key, doc) })
+	return b.reading(ctx, func(s *statements) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if b.dialect.embedded { // reading a row takes less than watching ctx meanwhile
+			ctx = context.WithoutCancel(ctx)
+		}
+		return get(ctx, s, t, key, doc)
+	})
 }
 
 // reading runs do outside of any transaction.
