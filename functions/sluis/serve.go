@@ -20,13 +20,14 @@ type serveCommand struct {
 	Sample    string           `help:"Where the sample client listens." default:"127.0.0.1:8090"`
 	NoSandbox bool             `help:"Without the sandbox bank and the sample client."`
 	Webhooks  []netip.AddrPort `name:"allow-webhook" help:"A private address that webhooks may go to, as ADDRESS:PORT." placeholder:"ADDRESS:PORT"`
+	Pace      time.Duration    `help:"Time between the beginnings of two scheduled refreshes." default:"250ms"`
 	PerMinute int              `name:"per-minute" help:"Requests a minute allowed to each caller." default:"600"`
 }
 
 // Run serves until it is interrupted.
 func (c serveCommand) Run(ctx context.Context, o *options) error {
 	begun := time.Now()
-	s := home.Settings{Data: o.data(), Backend: o.Backend, API: c.API, Pages: c.Pages, PerMinute: c.PerMinute, Webhooks: c.Webhooks}
+	s := home.Settings{Data: o.data(), Backend: o.Backend, API: c.API, Pages: c.Pages, Pace: c.Pace, PerMinute: c.PerMinute, Webhooks: c.Webhooks}
 	var sample net.Listener
 	if !c.NoSandbox {
 		var err error

@@ -51,6 +51,7 @@ func (s *Service) expireOne(ctx context.Context, seen *domain.Consent) error {
 			}
 		}
 		return errors.Join(domain.Tell(s.Env, tx, conn, domain.NoticeConsentExpired, string(c.ID)), tx.Put(c), tx.Put(conn),
-			tx.Emit(domain.Event{Topic: domain.TopicErasure, Subject: conn.Key(), Custodian: conn.Custodian}))
+			tx.Emit(domain.Event{Topic: domain.TopicErasure, Subject: conn.Key(), Custodian: conn.Custodian,
+				Lane: string(conn.ClientID)}))
 	})
 }

@@ -153,6 +153,12 @@ func (h *house) sweep() sweep.Report {
 
 // connect makes a valid, recurring consent with an active connection that was read an hour ago and is due now.
 func (h *house) connect() (*domain.Consent, *domain.Connection) {
+	consent, conn := h.made()
+	h.put(conn, consent)
+	return consent, conn
+}
+
+func (h *house) made() (*domain.Consent, *domain.Connection) {
 	now := h.env.Now()
 	conn := &domain.Connection{ID: domain.NewID[domain.ConnectionID](h.env), ClientID: h.client.ID,
 		ConsentID: domain.NewID[domain.ConsentID](h.env), InvestorRef: "inv", Custodian: "sandbox", State: domain.ConnectionActive,
@@ -160,7 +166,6 @@ func (h *house) connect() (*domain.Consent, *domain.Connection) {
 	consent := &domain.Consent{ID: conn.ConsentID, ClientID: h.client.ID, ConnectionID: conn.ID, InvestorRef: "inv",
 		Products: domain.Products, Custodian: "sandbox", Access: domain.AccessRecurring, ExpiresAt: now.Add(24 * time.Hour),
 		State: domain.ConsentValid, CreatedAt: now, UpdatedAt: now}
-	h.put(conn, consent)
 	return consent, conn
 }
 

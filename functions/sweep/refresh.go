@@ -1,43 +1,86 @@
 package sweep
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"math/rand/v2"
 	"time"
 
 	"sluis.internal/shared/domain"
 )
 
 const (
-	// pace is how far apart the sessions of one sweep begin, so that custodians are not called all at once.
-	pace = 250 * time.Millisecond
+	usualPace  = 250 * time.Millisecond
+	usualEvery = time.Minute // as pipeline.json schedules it
+
+	// turn is how many connections of one client are looked at before it is the next client's turn.
+	turn = 20
 
 	// lookAgain is when a connection is looked at again whose session ended without setting the next reading. A
 	// session that succeeds sets it by itself.
 	lookAgain = time.Hour
 )
 
-// refresh queues a session for each connection whose next reading is due.
+// refresh queues sessions for connections whose next reading is due: as many as can begin, one Pace after the other,
+// until the next sweep. So neither custodians nor those who work the queue off are called upon all at once, and what is
+// due together today is spread out tomorrow. Clients take turns, in another order each time: however much of one is
+// due, the others' is not held up.
 func (s *Service) refresh(ctx context.Context, r *Report) error {
-	due, next, err := domain.List[domain.Connection](ctx, s.Store, domain.Query{Index: "connections_due",
-		Match: []string{string(domain.ConnectionActive)}, To: s.upTo(), Limit: maxRefreshes})
+	waiting, err := s.clients(ctx)
 	if err != nil {
 		return err
 	}
-	r.More = r.More || next != ""
 	var failures error
-	for i := range due {
-		conn := &due[i]
-		err := s.collectLoose(ctx, conn, r)
-		queued := s.queue(ctx, conn, s.Env.Now().Add(time.Duration(r.Refreshes)*pace))
-		if queued == nil {
-			r.Refreshes++
-		} else if domain.KindOf(queued) == domain.Forbidden {
-			queued = s.stop(ctx, conn, domain.CodeOf(queued), r)
+	most := int(cmp.Or(s.Every, usualEvery)/s.pace()) + 1
+	for looked := 0; len(waiting) > 0 && r.Refreshes < most && looked < maxLooked; {
+		q := waiting[0]
+		waiting, q.Limit = waiting[1:], min(turn, most-r.Refreshes)
+		due, next, err := domain.List[domain.Connection](ctx, s.Store, q)
+		if err != nil {
+			return errors.Join(failures, err)
 		}
-		failures = errors.Join(failures, err, ignoreNothing(queued))
+		for i := range due {
+			failures = errors.Join(failures, s.refreshOne(ctx, &due[i], r))
+		}
+		if looked += len(due); next != "" {
+			q.Cursor = next
+			waiting = append(waiting, q)
+		}
 	}
 	return failures
+}
+
+func (s *Service) pace() time.Duration { return cmp.Or(s.Pace, usualPace) }
+
+// clients gives the query for what is due of each client, in random order.
+func (s *Service) clients(ctx context.Context) (due []domain.Query, err error) {
+	q := domain.Query{Index: "clients", Limit: 1000}
+	for {
+		page, next, err := domain.List[domain.Client](ctx, s.Store, q)
+		if err != nil {
+			return nil, err
+		}
+		for i := range page {
+			due = append(due, domain.Query{Index: "connections_due", Match: []string{string(page[i].ID), string(domain.ConnectionActive)}, To: s.upTo()})
+		}
+		if q.Cursor = next; next == "" {
+			rand.Shuffle(len(due), func(i, j int) { due[i], due[j] = due[j], due[i] })
+			return due, nil
+		}
+	}
+}
+
+// refreshOne queues one session, or stops the schedule if the consent no longer allows it.
+func (s *Service) refreshOne(ctx context.Context, conn *domain.Connection, r *Report) error {
+	loose := s.collectLoose(ctx, conn, r)
+	err := s.queue(ctx, conn, s.Env.Now().Add(time.Duration(r.Refreshes)*s.pace()))
+	if err == nil {
+		r.Refreshes++
+	} else if domain.KindOf(err) == domain.Forbidden {
+		err = s.stop(ctx, conn, domain.CodeOf(err), r)
+	}
+	return errors.Join(loose, ignoreNothing(err))
 }
 
 // queue makes the session, if the consent allows it and no other is under way. The next reading is moved into the
@@ -74,7 +117,7 @@ func (s *Service) queue(ctx context.Context, seen *domain.Connection, at domain.
 			Custodian: c.Custodian, Cause: domain.CauseScheduled, State: domain.SessionQueued, CreatedAt: now,
 			UpdatedAt: now, ExpiresAt: now.Add(domain.SessionLife)}
 		return errors.Join(tx.Put(session), tx.Put(conn), tx.Emit(domain.Event{Topic: domain.TopicSession,
-			Subject: session.Key(), Custodian: c.Custodian, NotBefore: at}))
+			Subject: session.Key(), Custodian: c.Custodian, Lane: session.Lane(), NotBefore: at}))
 	})
 	if err == nil && postponed {
 		return errNothing

@@ -13,6 +13,7 @@
 package sweep
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,7 +35,9 @@ type Service struct {
 	Store domain.Store
 	Env   domain.Env
 	Lives []Life
-	Log   *slog.Logger // nil means slog.Default
+	Every time.Duration // between two sweeps; 0 means a minute
+	Pace  time.Duration // between the beginnings of two refreshes; 0 means 250 ms
+	Log   *slog.Logger  // nil means slog.Default
 }
 
 // Report says what one sweep did.
@@ -51,11 +54,11 @@ func (r *Report) any() bool { return r.Refreshes+r.Stopped+r.Expired+len(r.Delet
 
 // Bounds of one sweep.
 const (
-	batchSize    = 200 // documents deleted in one commit
-	maxRefreshes = 200
-	maxExpiries  = 200
-	maxBatches   = 20 // of each kind
-	maxVersions  = 200
+	batchSize   = 200  // documents deleted in one commit
+	maxLooked   = 1000 // connections whose reading is due
+	maxExpiries = 200
+	maxBatches  = 20 // of each kind
+	maxVersions = 200
 )
 
 // Sweep does what is due. It goes on after a failure, and returns all failures together with what was done.
@@ -72,8 +75,9 @@ func (s *Service) Sweep(ctx context.Context) (Report, error) {
 }
 
 // Run sweeps about once every so often until ctx ends: with jitter, so that processes started together do not stay
-// in step, and at once again while more is left.
-func (s *Service) Run(ctx context.Context, every time.Duration) {
+// in step, and at once again while more is left than a sweep may do. Refreshes wait for their next turn.
+func (s *Service) Run(ctx context.Context) {
+	every := cmp.Or(s.Every, usualEvery)
 	for {
 		r, err := s.Sweep(ctx)
 		if err != nil && ctx.Err() == nil {

@@ -170,6 +170,59 @@ func TestRefreshesAreSpread(t *testing.T) {
 	}
 }
 
+// TestClientsTakeTurns has a thousand readings of one client due, for long, and three of another: a sweep queues as many
+// as begin until the next one, and among them are the three.
+func TestClientsTakeTurns(t *testing.T) {
+	h := build(t)
+	h.service.Every, h.service.Pace = 10*time.Second, 100*time.Millisecond
+	first := h.client
+	var flood []domain.Document
+	for range 1000 {
+		consent, conn := h.made()
+		conn.NextRefreshAt = h.env.Now().Add(-time.Hour)
+		flood = append(flood, consent, conn)
+	}
+	h.put(flood...)
+	h.client = &domain.Client{ID: domain.NewID[domain.ClientID](h.env), State: domain.ClientActive}
+	h.put(h.client)
+	few := map[string]*domain.Connection{}
+	for range 3 {
+		_, conn := h.connect()
+		few[string(conn.ID)] = conn
+	}
+	if r := h.sweep(); r.Refreshes != 101 || r.More {
+		t.Errorf("the report is %+v", r)
+	}
+	for id, conn := range few {
+		if h.get(conn); conn.SessionID == "" {
+			t.Errorf("%s waits behind a thousand of another client", id)
+		}
+	}
+	lanes, last := map[string]int{}, time.Duration(0)
+	for _, e := range h.store.emitted(domain.TopicSession) {
+		lanes[e.Lane]++
+		last = max(last, e.NotBefore.Sub(h.env.Now()))
+	}
+	if lanes[string(first.ID)] != 98 || lanes[string(h.client.ID)] != 3 || last != 10*time.Second {
+		t.Errorf("the lanes are %v, and the last begins after %v", lanes, last)
+	}
+}
+
+// TestBrokenOnesDoNotHoldUp has a client's first due connections fail, sweep after sweep.
+func TestBrokenOnesDoNotHoldUp(t *testing.T) {
+	h := build(t)
+	h.service.Every, h.service.Pace = 10*time.Second, time.Second
+	for range 50 {
+		_, conn := h.made()
+		conn.NextRefreshAt = h.env.Now().Add(-time.Hour)
+		h.put(conn) // without its consent
+	}
+	h.connect()
+	if r, err := h.service.Sweep(t.Context()); err == nil || r.Refreshes != 1 {
+		t.Errorf("the report is %+v, %v", r, err)
+	}
+}
+
 func TestSessionThatSetsNothingIsLookedAtAgain(t *testing.T) {
 	h := build(t)
 	_, conn := h.connect()
@@ -456,7 +509,7 @@ type empty struct {
 }
 
 func (e *empty) List(_ context.Context, q domain.Query) (domain.Page, error) {
-	if q.Index == "connections_due" {
+	if q.Index == "clients" {
 		e.sweeps++
 	}
 	return domain.Page{}, nil
@@ -467,7 +520,7 @@ func TestRun(t *testing.T) {
 		store := &empty{}
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Minute)
 		defer cancel()
-		(&sweep.Service{Store: store}).Run(ctx, time.Minute)
+		(&sweep.Service{Store: store}).Run(ctx)
 		if store.sweeps < 80 || store.sweeps > 130 {
 			t.Errorf("swept %d times in 100 minutes, want about once a minute", store.sweeps)
 		}

@@ -43,6 +43,7 @@ type order struct {
 	CA              []byte // PEM
 	Webhooks        []netip.AddrPort
 	Interval, Sweep time.Duration
+	Pace            time.Duration
 	Ahead           time.Duration // of the machine's clock
 	LogLevel        slog.Level
 }
@@ -94,7 +95,7 @@ func live(raw []byte) error {
 	set := home.Settings{Data: o.Data, Backend: o.Backend, API: o.API, Pages: o.Pages,
 		Env:    domain.Env{Clock: func() time.Time { return time.Now().Add(time.Duration(shift.Load())) }},
 		BankAt: &home.BankAddress{Address: o.Bank, CA: pool}, Webhooks: o.Webhooks, PerMinute: 1_000_000,
-		Interval: o.Interval, Sweep: o.Sweep}
+		Interval: o.Interval, Sweep: o.Sweep, Pace: o.Pace}
 	Setup(&set)
 	h, err := home.Open(context.Background(), set)
 	if err != nil {
@@ -122,6 +123,7 @@ func live(raw []byte) error {
 type Options struct {
 	Backend     string // a DSN, where it is not the database in the data directory
 	Sweep       time.Duration
+	Pace        time.Duration // between the beginnings of two scheduled refreshes
 	Interval    time.Duration // between readings that a client asks for; 0 means 1 ms
 	BankOptions bank.Options
 	Terms       consent.Terms
@@ -173,7 +175,7 @@ func Open(t testing.TB, o Options) *House {
 		interval = time.Millisecond
 	}
 	h.order = order{Data: h.Data, Backend: o.Backend, API: reserve(t), Pages: reserve(t), Bank: server.Address(), CA: server.CertPEM(),
-		Webhooks: []netip.AddrPort{netip.MustParseAddrPort(l.Addr().String())}, Interval: interval, Sweep: o.Sweep, LogLevel: o.LogLevel}
+		Webhooks: []netip.AddrPort{netip.MustParseAddrPort(l.Addr().String())}, Interval: interval, Sweep: o.Sweep, Pace: o.Pace, LogLevel: o.LogLevel}
 	t.Cleanup(func() {
 		h.Kill()
 		ctx, done := context.WithTimeout(context.Background(), 5*time.Second)

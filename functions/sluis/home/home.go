@@ -48,6 +48,7 @@ type Settings struct {
 	PerMinute  int              // requests a minute from each caller; 0 means 600
 	Interval   time.Duration    // between a reading and the next that a client may ask for; 0 means one minute
 	Sweep      time.Duration    // between two rounds of the clock; 0 means 10 s
+	Pace       time.Duration    // between the beginnings of two scheduled refreshes; 0 means 250 ms
 
 	BankOptions bank.Options
 	Fault       func(point string) error                        // as in sql.Options, for tests
@@ -75,7 +76,6 @@ type Home struct {
 	sites      []site
 	functions  map[string]func(*http.ServeMux) // by their names in pipeline.json: how each registers its routes
 	sweep      *sweep.Service
-	every      time.Duration // of the sweep
 
 	ctx    context.Context // of everything that Begin started
 	cancel context.CancelCauseFunc
@@ -88,7 +88,7 @@ func Open(ctx context.Context, s Settings) (h *Home, err error) {
 	if err != nil {
 		return nil, err
 	}
-	h = &Home{Backend: b, engines: map[domain.CustodianID]*extraction.Engine{}, every: cmp.Or(s.Sweep, 10*time.Second)}
+	h = &Home{Backend: b, engines: map[domain.CustodianID]*extraction.Engine{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, h.Close())
@@ -240,7 +240,7 @@ func (h *Home) wire(s Settings) error {
 	removal := &erase.Service{Store: h, Env: h.Env, Door: door, Signer: h.Keys.CertificateSigner(),
 		KeyID: h.Keys.CertificateKeyID(), Forget: h.forget(reader)}
 
-	h.sweep = h.sweeper()
+	h.sweep = h.sweeper(s)
 	h.Handlers = map[domain.Topic]domain.Handler{domain.TopicSession: h.session, domain.TopicNotice: notices.Notify,
 		domain.TopicDelivery: notices.Deliver, domain.TopicErasure: removal.Erasure}
 	h.functions = map[string]func(*http.ServeMux){
@@ -294,8 +294,8 @@ func front(p Pipeline, host string, functions map[string]func(*http.ServeMux)) *
 }
 
 // sweeper is the clock, with the lives of retention.json.
-func (h *Home) sweeper() *sweep.Service {
-	s := &sweep.Service{Store: h, Env: h.Env}
+func (h *Home) sweeper(set Settings) *sweep.Service {
+	s := &sweep.Service{Store: h, Env: h.Env, Every: cmp.Or(set.Sweep, 10*time.Second), Pace: set.Pace}
 	for _, l := range h.lives {
 		i := slices.IndexFunc(h.indexes, func(ix domain.Index) bool {
 			return ix.Of == l.Kind && l.Field != "" && ix.Range == l.Field && len(ix.Equal) == 0
@@ -335,7 +335,7 @@ func (h *Home) Begin(ctx context.Context) {
 			h.cancel(fmt.Errorf("delivering events: %w", err))
 		}
 	})
-	h.group.Go(func() { h.sweep.Run(h.ctx, h.every) })
+	h.group.Go(func() { h.sweep.Run(h.ctx) })
 }
 
 // Serve serves one more handler at l, after Begin, until the home ends.
