@@ -227,7 +227,7 @@ func (s *Service) end(to domain.ConsentState, told domain.NoticeType) effect {
 		if err := putAll(tx, c, con); err != nil || !granted {
 			return err
 		}
-		return tx.Emit(domain.Event{Topic: domain.TopicErasure, Subject: con.Key(), Custodian: con.Custodian})
+		return tx.Emit(domain.Event{Topic: domain.TopicErasure, Subject: con.Key(), Custodian: con.Custodian, Lane: string(con.ClientID)})
 	}
 }
 

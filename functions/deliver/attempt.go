@@ -224,7 +224,7 @@ func raise(tx domain.Tx, n *domain.Notice) error {
 	if err := tx.Put(n); err != nil {
 		return err
 	}
-	return tx.Emit(domain.Event{Topic: domain.TopicNotice, Subject: n.Key()})
+	return tx.Emit(domain.Event{Topic: domain.TopicNotice, Subject: n.Key(), Lane: string(n.ClientID)})
 }
 
 // cancel ends a delivery that must not be sent.

@@ -159,7 +159,7 @@ func schedule(tx domain.Tx, d *domain.Delivery) error {
 	if err := tx.Put(d); err != nil {
 		return err
 	}
-	return tx.Emit(domain.Event{Topic: domain.TopicDelivery, Subject: d.Key(), NotBefore: d.NextAt})
+	return tx.Emit(domain.Event{Topic: domain.TopicDelivery, Subject: d.Key(), Lane: string(d.ClientID), NotBefore: d.NextAt})
 }
 
 // wants says whether the endpoint is to be told. A test is for the one endpoint it is about, whatever that listens to.

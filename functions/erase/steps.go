@@ -138,7 +138,7 @@ func (s *Service) begin(ctx context.Context, r *request) error {
 		tally(a, h.line.Erased)
 		return errors.Join(s.settle(tx, r, h.connection), tx.Put(h.connection), tx.Put(h.line),
 			tx.Emit(domain.Event{Topic: domain.TopicErasure, Subject: h.connection.Key(),
-				Custodian: h.connection.Custodian, NotBefore: s.Env.Now().Add(safetyNet)}))
+				Custodian: h.connection.Custodian, Lane: string(h.connection.ClientID), NotBefore: s.Env.Now().Add(safetyNet)}))
 	})
 }
 
@@ -245,7 +245,7 @@ func (s *Service) cancel(tx domain.Tx, r *request, h *holdings) error {
 		} else if len(session.Sealed) == 0 {
 			continue
 		}
-		if err := tx.Emit(domain.Event{Topic: domain.TopicSession, Subject: session.Key(), Custodian: session.Custodian}); err != nil {
+		if err := tx.Emit(domain.Event{Topic: domain.TopicSession, Subject: session.Key(), Custodian: session.Custodian, Lane: session.Lane()}); err != nil {
 			return err
 		}
 	}

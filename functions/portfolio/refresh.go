@@ -137,7 +137,7 @@ func (s *Service) queue(tx domain.Tx, consent *domain.Consent, r *reading, id do
 	}
 	r.connection.SessionID, r.connection.UpdatedAt = id, now
 	return refreshView{SessionID: id, State: session.State}, errors.Join(tx.Put(session), tx.Put(r.connection),
-		tx.Emit(domain.Event{Topic: domain.TopicSession, Subject: string(id), Custodian: consent.Custodian}))
+		tx.Emit(domain.Event{Topic: domain.TopicSession, Subject: session.Key(), Custodian: consent.Custodian, Lane: session.Lane()}))
 }
 
 // live says whether a session is under way.

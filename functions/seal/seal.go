@@ -205,7 +205,7 @@ func (s *Service) put(tx domain.Tx, h *held, credential *domain.Credential, id d
 		Custodian: conn.Custodian, Cause: cause, State: domain.SessionQueued, CreatedAt: now, UpdatedAt: now,
 		ExpiresAt: now.Add(domain.SessionLife)}
 	return errors.Join(tx.Put(session), tx.Put(conn),
-		tx.Emit(domain.Event{Topic: domain.TopicSession, Subject: string(id), Custodian: conn.Custodian}))
+		tx.Emit(domain.Event{Topic: domain.TopicSession, Subject: session.Key(), Custodian: conn.Custodian, Lane: session.Lane()}))
 }
 
 // giveWay cancels the session that waits for an answer, wipes what its question showed, and hands it to extraction,
@@ -222,5 +222,6 @@ func (h *held) giveWay(tx domain.Tx, now domain.Time) error {
 			return err
 		}
 	}
-	return errors.Join(tx.Put(h.session), tx.Emit(domain.Event{Topic: domain.TopicSession, Subject: h.session.Key(), Custodian: h.session.Custodian}))
+	return errors.Join(tx.Put(h.session), tx.Emit(domain.Event{Topic: domain.TopicSession, Subject: h.session.Key(), Custodian: h.session.Custodian,
+		Lane: h.session.Lane()}))
 }

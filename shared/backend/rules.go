@@ -130,6 +130,9 @@ func CheckEvent(e domain.Event) error {
 	if err == nil && e.Custodian != "" {
 		err = CheckKey("custodian", string(e.Custodian))
 	}
+	if err == nil && e.Lane != "" {
+		err = CheckKey("lane", e.Lane)
+	}
 	if err != nil {
 		return fmt.Errorf("emitting: %w", err)
 	}

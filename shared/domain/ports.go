@@ -106,6 +106,7 @@ type Event struct {
 	Topic     Topic       `json:"topic"`
 	Subject   string      `json:"subject"`             // the identifier of what it is about
 	Custodian CustodianID `json:"custodian,omitempty"` // routes session-requested to the custodian's function
+	Lane      string      `json:"lane,omitempty"`      // whom it is for: where few may be handled at once, lanes take turns
 	NotBefore Time        `json:"not_before,omitzero"` // delivered no earlier
 	Attempt   int         `json:"attempt,omitempty"`   // filled on delivery: 1 at first
 }
@@ -114,7 +115,8 @@ type Event struct {
 // becomes a dead letter; an *Error with RetryAfter says when.
 type Handler func(ctx context.Context, e Event) error
 
-// Queue delivers events to handlers, at least once, in no promised order.
+// Queue delivers events to handlers, at least once, in no promised order. Lanes take turns: where a queue bounds how
+// many events of a topic are handled at once, the thousands of one lane do not hold up the one of another.
 type Queue interface {
 	// Run delivers until ctx ends, then lets handlers finish for a bounded time.
 	Run(ctx context.Context, handlers map[Topic]Handler) error

@@ -30,6 +30,14 @@ func (s *Session) Key() string      { return string(s.ID) }
 // Attended says whether the investor is at the page: only then may a bank be asked for an SCA challenge.
 func (s *Session) Attended() bool { return s.Cause == CauseFirst || s.Cause == CauseReconnect }
 
+// Lane is whom its events are for: the client, or the investor who is at the page, who takes turns with whole clients.
+func (s *Session) Lane() string {
+	if s.Attended() {
+		return string(s.ConnectionID)
+	}
+	return string(s.ClientID)
+}
+
 // Cause is why a session began.
 type Cause string
 

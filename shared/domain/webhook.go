@@ -54,7 +54,7 @@ func Tell(e Env, tx Tx, c *Connection, t NoticeType, subject string) error {
 	if err := tx.Put(n); err != nil {
 		return err
 	}
-	return tx.Emit(Event{Topic: TopicNotice, Subject: n.Key()})
+	return tx.Emit(Event{Topic: TopicNotice, Subject: n.Key(), Lane: string(n.ClientID)})
 }
 
 // Endpoint is where a client wants its webhooks.

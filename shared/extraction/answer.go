@@ -180,7 +180,7 @@ func (e *Engine) verified(ctx context.Context, j *job, p *Portfolio) error {
 			}
 		}
 		return errors.Join(tx.Put(t.challenge), tx.Emit(domain.Event{Topic: domain.TopicSession,
-			Subject: t.session.Key(), Custodian: t.session.Custodian}))
+			Subject: t.session.Key(), Custodian: t.session.Custodian, Lane: t.session.Lane()}))
 	})
 	return e.ended(ctx, j, err)
 }

@@ -196,7 +196,7 @@ func (e *Engine) suspend(ctx context.Context, j *job, q *Challenge, fresh bool) 
 // lookAfter has an event come when the time to answer is over.
 func (e *Engine) lookAfter(tx domain.Tx, t *settled) error {
 	return tx.Emit(domain.Event{Topic: domain.TopicSession, Subject: t.session.Key(), Custodian: t.session.Custodian,
-		NotBefore: t.challenge.AnswerBy})
+		Lane: t.session.Lane(), NotBefore: t.challenge.AnswerBy})
 }
 
 // ask brings the challenge to what the bank asks now.

@@ -174,9 +174,9 @@ func TestWebhooks(t *testing.T) {
 
 func TestEvents(t *testing.T) {
 	src, c := domainSource(t), checker(t)
-	id := domain.NewID[domain.EventID](env)
+	id, lane := domain.NewID[domain.EventID](env), string(domain.NewID[domain.ClientID](env))
 	whole := marshal(t, domain.Event{ID: id, Topic: domain.TopicSession, Subject: string(domain.NewID[domain.SessionID](env)),
-		Custodian: "comdirect", NotBefore: env.Now(), Attempt: 1})
+		Custodian: "comdirect", Lane: lane, NotBefore: env.Now(), Attempt: 1})
 	full(t, src, "Event", whole)
 	good := map[domain.Topic]string{
 		domain.TopicNotice:   string(domain.NewID[domain.NoticeID](env)),
@@ -187,21 +187,23 @@ func TestEvents(t *testing.T) {
 		t.Error(err)
 	}
 	for topic, subject := range good {
-		if err := c.Event(marshal(t, domain.Event{ID: id, Topic: topic, Subject: subject})); err != nil {
+		if err := c.Event(marshal(t, domain.Event{ID: id, Topic: topic, Subject: subject, Lane: lane})); err != nil {
 			t.Errorf("%s: %v", topic, err)
 		}
 		for other, wrong := range good {
-			if other != topic && c.Event(marshal(t, domain.Event{ID: id, Topic: topic, Subject: wrong})) == nil {
+			if other != topic && c.Event(marshal(t, domain.Event{ID: id, Topic: topic, Subject: wrong, Lane: lane})) == nil {
 				t.Errorf("%s about %s is taken", topic, wrong)
 			}
 		}
 	}
 	session := string(domain.NewID[domain.SessionID](env))
 	for name, e := range map[string]domain.Event{
-		"no custodian": {ID: id, Topic: domain.TopicSession, Subject: session},
-		"no topic":     {ID: id, Subject: session},
-		"a name":       {ID: id, Topic: domain.TopicSession, Subject: "Jane Doe", Custodian: "comdirect"},
-		"no id":        {Topic: domain.TopicErasure, Subject: good[domain.TopicErasure]},
+		"no custodian":      {ID: id, Topic: domain.TopicSession, Subject: session, Lane: lane},
+		"no topic":          {ID: id, Subject: session, Lane: lane},
+		"a name":            {ID: id, Topic: domain.TopicSession, Subject: "Jane Doe", Custodian: "comdirect", Lane: lane},
+		"no id":             {Topic: domain.TopicErasure, Subject: good[domain.TopicErasure], Lane: lane},
+		"no lane":           {ID: id, Topic: domain.TopicErasure, Subject: good[domain.TopicErasure]},
+		"a lane of its own": {ID: id, Topic: domain.TopicErasure, Subject: good[domain.TopicErasure], Lane: "flood"},
 	} {
 		if c.Event(marshal(t, e)) == nil {
 			t.Errorf("an event with %s is taken", name)

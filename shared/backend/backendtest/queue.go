@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -26,6 +27,7 @@ func Queue(t *testing.T, open func(t *testing.T, o Opts) Backend) {
 		"dead_letters_listed": deadLettersListed,
 		"panic":               panics,
 		"concurrency":         concurrency,
+		"lanes":               lanes,
 		"no_handler":          noHandler,
 		"long_handler":        longHandler,
 		"stop_lets_finish":    stopLetsFinish,
@@ -104,7 +106,7 @@ func delivers(t *testing.T, open opener) {
 	var s seen
 	running(t, b, s.ok())
 	time.Sleep(time.Minute) // the queue is idle, and still
-	want := domain.Event{Topic: topic, Subject: "ses_1", Custodian: "comdirect"}
+	want := domain.Event{Topic: topic, Subject: "ses_1", Custodian: "comdirect", Lane: "cli_1"}
 	emit(t, b, want)
 	time.Sleep(soon)
 	s.want(t, 1)
@@ -374,6 +376,45 @@ func concurrency(t *testing.T, open opener) {
 			t.Errorf("%s: %d at once, want %d; %d still run", name, most, want, now)
 		}
 	}
+}
+
+// lanes floods one lane. The few events of another, and one without a lane, have their turn at once, and so they do
+// when they come later; a lane that is alone has every handler.
+func lanes(t *testing.T, open opener) {
+	b := open.at(t, Opts{Concurrency: map[domain.Topic]int{topic: 4}})
+	var mu sync.Mutex
+	var order []string
+	var flood []domain.Event
+	for range 60 {
+		flood = append(flood, domain.Event{Topic: topic, Subject: "a", Lane: "flood"})
+	}
+	few := []domain.Event{{Topic: topic, Subject: "b", Lane: "few"}, {Topic: topic, Subject: "b", Lane: "few"}, {Topic: topic, Subject: "c"}}
+	emit(t, b, flood...)
+	running(t, b, map[domain.Topic]domain.Handler{topic: func(_ context.Context, e domain.Event) error {
+		mu.Lock()
+		order = append(order, e.Subject)
+		mu.Unlock()
+		time.Sleep(10 * time.Second)
+		return nil
+	}})
+	for range 2 {
+		time.Sleep(15 * time.Second)
+		mu.Lock()
+		order = nil
+		mu.Unlock()
+		emit(t, b, few...)
+		time.Sleep(17 * time.Second) // in which four begin twice
+		mu.Lock()
+		if said := strings.Join(order[:min(len(order), 8)], ""); strings.Count(said, "b") != 2 || strings.Count(said, "c") != 1 || len(said) != 8 {
+			t.Errorf("begun were %s; b and c wait behind a", said)
+		}
+		mu.Unlock()
+	}
+	time.Sleep(5 * time.Minute)
+	if mu.Lock(); strings.Count(strings.Join(order, ""), "a") < 40 {
+		t.Errorf("the flood itself is held up: %v", order)
+	}
+	mu.Unlock()
 }
 
 func noHandler(t *testing.T, open opener) {

@@ -26,6 +26,22 @@ func (b *Backend) Pragma(t *testing.T, name string) (durable, relaxed string) {
 	return durable, relaxed
 }
 
+// TurnPlan says how the database finds the lanes that wait.
+func (b *Backend) TurnPlan(t *testing.T) (plan []string) {
+	t.Helper()
+	err := b.read.rows(context.Background(), "EXPLAIN QUERY PLAN "+nextDue, []any{"topic"}, func(scan func(...any) error) (bool, error) {
+		var id, parent, unused int
+		var detail string
+		err := scan(&id, &parent, &unused, &detail)
+		plan = append(plan, detail)
+		return true, err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return plan
+}
+
 // Plans says how the database reads an index: the first page, the next, and with bounds where there is a range.
 func (b *Backend) Plans(t *testing.T, def domain.Index) []string {
 	t.Helper()

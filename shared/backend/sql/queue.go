@@ -9,31 +9,39 @@ import (
 )
 
 // Times are milliseconds since 1970. due is when an event may be claimed, or, once claimed, when its lease ends.
-// failures counts what handlers reported, attempts every delivery, also those that a crash broke off.
+// failures counts what handlers reported, attempts every delivery, also those that a crash broke off. The index of
+// turns finds the lanes that wait, and of each the event that is due first, however long they are.
 func outboxSchema(text string) []string {
 	return []string{
 		`CREATE TABLE IF NOT EXISTS outbox (id ` + text + ` PRIMARY KEY NOT NULL, topic ` + text + ` NOT NULL,
 			subject ` + text + ` NOT NULL, custodian ` + text + ` NOT NULL, not_before ` + text + ` NOT NULL,
 			created BIGINT NOT NULL, due BIGINT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0,
 			failures INTEGER NOT NULL DEFAULT 0, owner ` + text + ` NOT NULL DEFAULT '', reason ` + text + ` NOT NULL DEFAULT '',
-			dead BIGINT)`,
-		`CREATE INDEX IF NOT EXISTS outbox_due ON outbox (topic, due) WHERE dead IS NULL`,
+			dead BIGINT, lane ` + text + ` NOT NULL DEFAULT '')`,
+		`CREATE INDEX IF NOT EXISTS outbox_turns ON outbox (topic, lane, due) WHERE dead IS NULL`,
 		`CREATE INDEX IF NOT EXISTS outbox_dead ON outbox (dead, id) WHERE dead IS NOT NULL`,
 	}
 }
 
 const (
-	insertEvent = `INSERT INTO outbox (id, topic, subject, custodian, not_before, created, due) VALUES (?, ?, ?, ?, ?, ?, ?)`
-	nextDue     = `SELECT due FROM outbox WHERE topic = ? AND dead IS NULL ORDER BY due LIMIT 1`
+	insertEvent = `INSERT INTO outbox (id, topic, subject, custodian, lane, not_before, created, due) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`
+	// Steps from lane to lane by the index, without looking at the events between.
+	nextDue = `WITH RECURSIVE lanes (topic, lane) AS (
+			SELECT * FROM (SELECT topic, lane FROM outbox WHERE topic = ? AND dead IS NULL ORDER BY lane LIMIT 1) first
+			UNION ALL
+			SELECT topic, (SELECT o.lane FROM outbox o WHERE o.topic = lanes.topic AND o.dead IS NULL AND o.lane > lanes.lane
+				ORDER BY o.lane LIMIT 1) FROM lanes WHERE lane IS NOT NULL)
+		SELECT lane, (SELECT o.due FROM outbox o WHERE o.topic = lanes.topic AND o.dead IS NULL AND o.lane = lanes.lane
+			ORDER BY o.due LIMIT 1) FROM lanes WHERE lane IS NOT NULL`
 	claimEvents = `UPDATE outbox SET owner = ?, due = ?, attempts = attempts + 1 WHERE id IN
-		(SELECT id FROM outbox WHERE topic = ? AND dead IS NULL AND due <= ? ORDER BY due LIMIT ?%s)
-		RETURNING id, topic, subject, custodian, not_before, attempts, failures`
+		(SELECT id FROM outbox WHERE topic = ? AND lane = ? AND dead IS NULL AND due <= ? ORDER BY due LIMIT ?%s)
+		RETURNING id, topic, subject, custodian, lane, not_before, attempts, failures`
 	renewLease = `UPDATE outbox SET due = ? WHERE id = ? AND owner = ?`
 	ackEvent   = `DELETE FROM outbox WHERE id = ? AND owner = ?`
 	retryEvent = `UPDATE outbox SET due = ?, failures = failures + 1, reason = ?, owner = '' WHERE id = ? AND owner = ?`
 	freeEvent  = `UPDATE outbox SET due = ?, owner = '' WHERE id = ? AND owner = ?`
 	buryEvent  = `UPDATE outbox SET dead = ?, failures = failures + 1, reason = ?, owner = '' WHERE id = ? AND owner = ?`
-	deadEvents = `SELECT id, topic, subject, custodian, not_before, attempts, reason, dead FROM outbox
+	deadEvents = `SELECT id, topic, subject, custodian, lane, not_before, attempts, reason, dead FROM outbox
 		WHERE dead IS NOT NULL ORDER BY dead DESC, id DESC LIMIT ?`
 	redriveEvent = `UPDATE outbox SET dead = NULL, due = ?, attempts = 0, failures = 0, reason = ''
 		WHERE id = ? AND dead IS NOT NULL`
@@ -45,7 +53,7 @@ const (
 // event reads the columns of an event.
 func event(scan func(...any) error, e *domain.Event, more ...any) error {
 	var notBefore string
-	err := scan(append([]any{&e.ID, &e.Topic, &e.Subject, &e.Custodian, &notBefore, &e.Attempt}, more...)...)
+	err := scan(append([]any{&e.ID, &e.Topic, &e.Subject, &e.Custodian, &e.Lane, &notBefore, &e.Attempt}, more...)...)
 	if err != nil {
 		return err
 	}

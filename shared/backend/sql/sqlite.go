@@ -33,7 +33,12 @@ var sqlite = dialect{
 }
 
 // schemaVersion of the tables, kept as user_version; a file of a later version is refused.
-const schemaVersion = 1
+const schemaVersion = 2
+
+// upgrades bring the tables of a version, from 1 on, to the next. What is made where it is missing needs none.
+var upgrades = [][]string{
+	{`ALTER TABLE outbox ADD COLUMN lane TEXT NOT NULL DEFAULT ''`, `DROP INDEX outbox_due`},
+}
 
 // readers is how many may read at once, beside the writer.
 const readers = 4
@@ -161,11 +166,38 @@ func checkVersion(ctx context.Context, s *statements) error {
 			Message: fmt.Sprintf("the database has version %d and this program knows %d; use a newer program", version, schemaVersion)}
 	}
 	for {
-		err := s.once(ctx, fmt.Sprintf("PRAGMA user_version = %d", schemaVersion))
+		err := upgrade(ctx, s)
 		if !sqliteBusy(err) || ctx.Err() != nil {
 			return err
 		}
 	}
+}
+
+// upgrade brings the file to this version, unless another process was quicker.
+func upgrade(ctx context.Context, s *statements) (err error) {
+	if err := s.once(ctx, "BEGIN IMMEDIATE"); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = s.once(ctx, "ROLLBACK") // its failure adds nothing: the connection has no transaction then
+		}
+	}()
+	var version int
+	if err := s.row(ctx, "PRAGMA user_version", nil, &version); err != nil {
+		return err
+	}
+	for from := version; from > 0 && from < schemaVersion; from++ {
+		for _, ddl := range upgrades[from-1] {
+			if err := s.once(ctx, ddl); err != nil {
+				return fmt.Errorf("bringing the database to version %d: %w", from+1, err)
+			}
+		}
+	}
+	if err := s.once(ctx, fmt.Sprintf("PRAGMA user_version = %d", max(version, schemaVersion))); err != nil {
+		return err
+	}
+	return s.once(ctx, "COMMIT")
 }
 
 func checkpointSQLite(w *writer) error {

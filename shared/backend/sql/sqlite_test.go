@@ -96,7 +96,7 @@ func TestOpenRefusesWhatItDoesNotKnow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := db.Exec("PRAGMA user_version = 2"); err != nil {
+	if _, err := db.Exec("PRAGMA user_version = 3"); err != nil {
 		t.Fatal(err)
 	}
 	if err := errors.Join(db.Close(), os.WriteFile(other, bytes.Repeat([]byte("no database "), 1000), 0o600)); err != nil {
@@ -166,6 +166,49 @@ func TestPlans(t *testing.T) {
 			if !seeks || !strings.Contains(plan, "USING INDEX") || strings.Contains(plan, "TEMP B-TREE") {
 				t.Errorf("%s: %s", ix.Name, plan)
 			}
+		}
+	}
+}
+
+// TestUpgrade opens a file of the first version: events that wait in it are delivered, in a lane of their own.
+func TestUpgrade(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.db")
+	b := openFile(t, path, notes)
+	commit(t, b, func(tx domain.Tx) error { return tx.Emit(domain.Event{Topic: "old", Subject: "a"}) })
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db, err := dbsql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, ddl := range []string{"DROP INDEX outbox_turns", "ALTER TABLE outbox DROP COLUMN lane", "PRAGMA user_version = 1",
+		"CREATE INDEX outbox_due ON outbox (topic, due) WHERE dead IS NULL"} {
+		if _, err := db.Exec(ddl); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b = openFile(t, path, notes)
+	ctx, cancel := context.WithCancel(t.Context())
+	if err := b.Run(ctx, map[domain.Topic]domain.Handler{"old": func(context.Context, domain.Event) error { cancel(); return nil }}); err != nil {
+		t.Fatal(err)
+	}
+	if version, left := scalar(t, path, "PRAGMA user_version"), scalar(t, path, "SELECT COUNT(*) FROM outbox"); version != 2 || left != 0 {
+		t.Errorf("version %d, %d events", version, left)
+	}
+}
+
+// TestTurns asks the database how it finds whose turn it is: step by step through an index,
+// never past all that waits.
+func TestTurns(t *testing.T) {
+	b := openFile(t, filepath.Join(t.TempDir(), "a.db"), notes)
+	for _, line := range b.TurnPlan(t) {
+		waits := strings.Contains(line, " o") || strings.Contains(line, "outbox")
+		if waits && (!strings.HasPrefix(line, "SEARCH") || !strings.Contains(line, "USING INDEX outbox_turns")) || strings.Contains(line, "TEMP B-TREE") {
+			t.Error(line)
 		}
 	}
 }

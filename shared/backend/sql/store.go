@@ -261,7 +261,7 @@ func (t *transaction) Emit(e domain.Event) error {
 		due = e.NotBefore
 	}
 	_, err := t.write("emitting", insertEvent, string(domain.NewID[domain.EventID](t.b.env)), string(e.Topic), e.Subject,
-		string(e.Custodian), e.NotBefore.String(), now.UnixMilli(), due.UnixMilli())
+		string(e.Custodian), e.Lane, e.NotBefore.String(), now.UnixMilli(), due.UnixMilli())
 	t.emitted = t.emitted || err == nil
 	return err
 }

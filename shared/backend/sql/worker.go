@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"runtime"
 	"strconv"
@@ -45,13 +46,20 @@ type worker struct {
 	claims   int
 	handlers map[domain.Topic]domain.Handler
 	free     map[domain.Topic]int // how many more may run; the loop's alone
-	done     chan domain.Topic    // a handler ended
+	busy     map[lane]int         // how many run; the loop's alone
+	done     chan lane            // a handler ended
 
 	ctx    context.Context // of the handlers
 	cancel context.CancelCauseFunc
 
 	mu       sync.Mutex
 	inflight map[*delivery]struct{}
+}
+
+// lane is whom events of a topic are for: domain.Event.
+type lane struct {
+	topic domain.Topic
+	name  string
 }
 
 // delivery is one claimed event.
@@ -91,7 +99,7 @@ func (b *Backend) Run(ctx context.Context, handlers map[domain.Topic]domain.Hand
 
 func (b *Backend) newWorker(ctx context.Context, handlers map[domain.Topic]domain.Handler) *worker {
 	w := &worker{b: b, id: hex.EncodeToString(b.env.Random(8)), handlers: handlers,
-		free: map[domain.Topic]int{}, inflight: map[*delivery]struct{}{}}
+		free: map[domain.Topic]int{}, busy: map[lane]int{}, inflight: map[*delivery]struct{}{}}
 	w.ctx, w.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	all := 0
 	for topic := range handlers {
@@ -101,7 +109,7 @@ func (b *Backend) newWorker(ctx context.Context, handlers map[domain.Topic]domai
 		}
 		w.free[topic], all = n, all+n
 	}
-	w.done = make(chan domain.Topic, all)
+	w.done = make(chan lane, all)
 	return w
 }
 
@@ -112,8 +120,11 @@ func (w *worker) loop(ctx context.Context, wake <-chan struct{}) {
 		timer := time.NewTimer(w.claimAll(ctx))
 		select {
 		case <-wake:
-		case topic := <-w.done:
-			w.free[topic]++
+		case l := <-w.done:
+			w.free[l.topic]++
+			if w.busy[l]--; w.busy[l] == 0 {
+				delete(w.busy, l)
+			}
 		case <-timer.C:
 		case <-w.b.closed:
 			return
@@ -130,10 +141,10 @@ func (w *worker) claimAll(ctx context.Context) time.Duration {
 	wait := poll - poll/10 + rand.N(poll/5+1)
 	for topic := range w.handlers {
 		for w.free[topic] > 0 && ctx.Err() == nil {
-			due, err := w.peek(ctx, topic)
+			turn, most, due, err := w.next(ctx, topic)
 			if err == nil && due <= 0 {
 				var n int
-				if n, err = w.claim(ctx, topic); n > 0 && err == nil {
+				if n, err = w.claim(ctx, turn, most); n > 0 && err == nil {
 					continue
 				}
 				due = poll // another worker was quicker
@@ -149,22 +160,40 @@ func (w *worker) claimAll(ctx context.Context) time.Duration {
 	return max(wait, time.Millisecond)
 }
 
-// peek says in how long the topic's next event is due. It takes no lock: looking costs other writers nothing.
-func (w *worker) peek(ctx context.Context, topic domain.Topic) (time.Duration, error) {
-	next := time.Duration(1<<63 - 1)
-	err := w.b.reading(ctx, func(s *statements) error {
+// next says in how long the topic's next event is due, whose turn it is among the lanes with a due event, and how many
+// that lane may have: that of which the fewest run, and of several the one that has waited longest, has one; a lane
+// that waits alone has all that may run. It takes no lock: looking costs other writers nothing.
+func (w *worker) next(ctx context.Context, topic domain.Topic) (turn lane, most int, in time.Duration, err error) {
+	first, waits := int64(math.MaxInt64), int64(0)
+	most = w.free[topic]
+	err = w.b.reading(ctx, func(s *statements) error {
+		now, found := w.b.env.Now().UnixMilli(), false
 		return s.rows(ctx, nextDue, []any{string(topic)}, func(scan func(...any) error) (bool, error) {
 			var due int64
-			err := scan(&due)
-			next = time.Duration(due-w.b.env.Now().UnixMilli()) * time.Millisecond
-			return false, err
+			l := lane{topic: topic}
+			if err := scan(&l.name, &due); err != nil {
+				return false, err
+			}
+			first = min(first, due)
+			if due > now {
+				return true, nil
+			}
+			if found {
+				most = 1
+			}
+			if !found || w.busy[l] < w.busy[turn] || w.busy[l] == w.busy[turn] && due < waits {
+				turn, waits = l, due
+			}
+			found = true
+			return true, nil
 		})
 	})
-	return next, err
+	in = time.Duration(min(first-w.b.env.Now().UnixMilli(), time.Hour.Milliseconds())) * time.Millisecond
+	return turn, most, in, err
 }
 
-// claim leases as many due events as may run, starts them and says how many.
-func (w *worker) claim(ctx context.Context, topic domain.Topic) (int, error) {
+// claim leases up to most due events of a lane, starts them and says how many.
+func (w *worker) claim(ctx context.Context, l lane, most int) (int, error) {
 	w.claims++
 	owner := w.id + "-" + strconv.Itoa(w.claims)
 	query := fmt.Sprintf(claimEvents, w.b.dialect.lockRows)
@@ -172,7 +201,7 @@ func (w *worker) claim(ctx context.Context, topic domain.Topic) (int, error) {
 	err := w.relaxed(ctx, func(s *statements) error {
 		claimed = nil
 		now := w.b.env.Now()
-		args := []any{owner, now.Add(lease).UnixMilli(), string(topic), now.UnixMilli(), w.free[topic]}
+		args := []any{owner, now.Add(lease).UnixMilli(), string(l.topic), l.name, now.UnixMilli(), most}
 		return s.rows(context.WithoutCancel(ctx), query, args, func(scan func(...any) error) (bool, error) {
 			d := &delivery{owner: owner}
 			err := event(scan, &d.event, &d.failures)
@@ -184,7 +213,8 @@ func (w *worker) claim(ctx context.Context, topic domain.Topic) (int, error) {
 		return 0, fmt.Errorf("claiming: %w", err)
 	}
 	for _, d := range claimed {
-		w.free[topic]--
+		w.free[l.topic]--
+		w.busy[l]++
 		w.start(d)
 	}
 	return len(claimed), nil
@@ -204,7 +234,7 @@ func (w *worker) start(d *delivery) {
 	w.inflight[d] = struct{}{}
 	w.mu.Unlock()
 	go func() {
-		defer func() { w.done <- d.event.Topic }()
+		defer func() { w.done <- lane{d.event.Topic, d.event.Lane} }()
 		w.handle(d)
 	}()
 }
