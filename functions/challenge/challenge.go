@@ -111,8 +111,22 @@ func (s *Service) look(ctx context.Context, v *domain.Visit) (*State, *domain.Ch
 	if session.ChallengeID == "" || domain.SessionMoves.Final(session.State) {
 		return out, nil, nil
 	}
+	if shown, err := s.mayShow(ctx, v); !shown {
+		return out, nil, err
+	}
 	challenge, err := s.show(ctx, out, session.ChallengeID)
 	return out, challenge, err
+}
+
+// mayShow says whether the consent still allows to show what the bank asks: it may have ended without anybody having
+// looked after the connection yet.
+func (s *Service) mayShow(ctx context.Context, v *domain.Visit) (bool, error) {
+	_, err := domain.Allowed(ctx, s.Env, s.Store, domain.Act{ConsentID: v.ConsentID, ClientID: v.ClientID,
+		InvestorRef: v.InvestorRef, ConnectionID: v.ConnectionID})
+	if kind := domain.KindOf(err); kind == domain.Forbidden || kind == domain.NotFound {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // page is where the investor should be.
@@ -276,8 +290,12 @@ func (s *Service) picture(r *http.Request, v *domain.Visit) (domain.Display, err
 	if err := s.Store.Get(r.Context(), conn); err != nil {
 		return domain.Display{}, err
 	}
-	if domain.ConnectionMoves.Final(conn.State) {
-		return domain.Display{}, domain.ErrNotFound
+	shown, err := s.mayShow(r.Context(), v)
+	if err == nil && (!shown || domain.ConnectionMoves.Final(conn.State)) {
+		err = domain.ErrNotFound
+	}
+	if err != nil {
+		return domain.Display{}, err
 	}
 	display, err := s.open(c)
 	if err == nil && (len(display.Image) == 0 || !pictures[display.MediaType]) {

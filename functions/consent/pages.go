@@ -156,6 +156,10 @@ func (s *Service) visited(fn pageHandler) http.Handler {
 			return "", err
 		}
 		view, err := s.Show(p.r.Context(), visit)
+		if domain.KindOf(err) == domain.NotFound {
+			call := &serve.Call{Visit: visit, Origin: s.Door.Commitment(p.r), Request: p.r}
+			return "", s.Door.Refuse(call, string(visit.ConsentID), domain.ErrNotFound)
+		}
 		if err != nil {
 			return "", err
 		}
