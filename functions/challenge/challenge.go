@@ -270,7 +270,7 @@ func (s *Service) image(w http.ResponseWriter, r *http.Request, v *domain.Visit)
 		return err
 	}
 	h := w.Header()
-	h.Set("Content-Security-Policy", "default-src 'none'; sandbox")
+	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'; sandbox")
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
 	h.Set("Content-Type", display.MediaType)
 	_, _ = w.Write(display.Image) // the browser is gone if this fails

@@ -158,7 +158,7 @@ func TestImage(t *testing.T) {
 	if w.Code != 200 || w.Body.String() != "\x89PNG picture" {
 		t.Fatalf("got %d %q", w.Code, w.Body)
 	}
-	for name, want := range map[string]string{"Content-Type": "image/png", "Content-Security-Policy": "default-src 'none'; sandbox",
+	for name, want := range map[string]string{"Content-Type": "image/png", "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; sandbox",
 		"Cross-Origin-Resource-Policy": "same-origin", "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"} {
 		if got := w.Header().Get(name); got != want {
 			t.Errorf("%s is %q", name, got)

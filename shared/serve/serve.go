@@ -189,12 +189,16 @@ func (d *Door) guarded(fn func(http.ResponseWriter, *http.Request) (Answer, erro
 	})
 }
 
-// secure sets the headers of every answer that is no page.
+// secure sets the headers of every answer that is no page: it is not kept, not guessed at, not framed, not read by other
+// sites, and tells nobody where the caller was, as an address may hold a link's token.
 func secure(h http.Header) {
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+	h.Set("Cross-Origin-Opener-Policy", "same-origin")
+	h.Set("X-Frame-Options", "DENY")
+	h.Set("Referrer-Policy", "no-referrer")
 }
 
 // fail answers with a problem, if nothing was answered before.

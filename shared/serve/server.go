@@ -16,16 +16,24 @@ func NewServer(h http.Handler) *http.Server {
 		WriteTimeout: 2 * time.Minute, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: log.New(io.Discard, "", 0)}
 }
 
+// Secured sets the headers of what no handler of ours answers: unknown addresses and methods, and redirects to an
+// address's one spelling. Handlers set their own over them.
+func Secured(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		secure(w.Header())
+		h.ServeHTTP(w, r)
+	})
+}
+
 // Known lets those requests through to mux that it has a pattern for, and answers the others with problems, in JSON
 // as everything for programs.
 func Known(mux *http.ServeMux) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return Secured(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		handler, pattern := mux.Handler(r)
 		if pattern != "" {
 			mux.ServeHTTP(w, r)
 			return
 		}
-		secure(w.Header())
 		said := verdict{header: http.Header{}}
 		handler.ServeHTTP(&said, r)
 		if said.status != http.StatusMethodNotAllowed {
@@ -35,7 +43,7 @@ func Known(mux *http.ServeMux) http.Handler {
 		w.Header()["Allow"] = said.header["Allow"]
 		writeProblem(w, Problem{Type: "about:blank", Title: http.StatusText(said.status), Status: said.status, Code: "method_not_allowed",
 			Detail: "this address takes other methods; the header Allow lists them"})
-	})
+	}))
 }
 
 // verdict is what a ServeMux says of a request that it has no pattern for, without its text.

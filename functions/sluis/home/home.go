@@ -248,7 +248,7 @@ func (h *Home) wire(s Settings) error {
 		"seal":    gate.Routes, "challenge": question.Routes, "portfolio": reading.Routes,
 		"endpoints": notices.Routes, "erase": removal.Routes,
 	}
-	h.sites = []site{{h.api, serve.NewServer(serve.Known(front(p, "api", h.functions)))}, {h.pages, serve.NewServer(front(p, "pages", h.functions))}}
+	h.sites = []site{{h.api, serve.NewServer(serve.Known(front(p, "api", h.functions)))}, {h.pages, serve.NewServer(serve.Secured(front(p, "pages", h.functions)))}}
 	return nil
 }
 
