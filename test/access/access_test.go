@@ -19,6 +19,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -325,8 +326,8 @@ func (w *world) entries(from domain.Time) []domain.Entry {
 	}
 }
 
-// snapshot is every document of the tenants but the audit log, as JSON, by kind and key: what no refused request may
-// change. It looks through every index of indexes.json that it can.
+// snapshot is every document of the tenants but the audit log, as JSON, by index and key, with everybody's links, visits
+// and remembered requests: what no refused request may change.
 func (w *world) snapshot(tenants ...*tenant) map[string]string {
 	w.Helper()
 	all := map[string]string{}
@@ -339,7 +340,7 @@ func (w *world) snapshot(tenants ...*tenant) map[string]string {
 			for _, body := range page.Documents {
 				var d struct{ ID, Hash string }
 				must(w, json.Unmarshal(body, &d))
-				all[index+" "+d.ID+d.Hash] = string(body)
+				all[index+" "+d.ID+d.Hash+newest.FindString(string(body))] = string(body)
 				if index == "connections_by_client" {
 					connections = append(connections, d.ID)
 				}
@@ -353,6 +354,9 @@ func (w *world) snapshot(tenants ...*tenant) map[string]string {
 		for _, index := range []string{"advisors_by_client", "keys_by_client", "consents_by_client", "connections_by_client", "notices_by_client", "endpoints_by_client", "deliveries_by_client"} {
 			list(index, string(t.client))
 		}
+	}
+	for _, index := range []string{"expired_links", "expired_visits", "expired_once"} {
+		list(index)
 	}
 	for _, id := range connections {
 		for _, index := range []string{"sessions_by_connection", "challenges_by_connection", "portfolios_by_connection", "parts_by_connection", "erasures_by_connection"} {
@@ -371,6 +375,9 @@ func (w *world) snapshot(tenants ...*tenant) map[string]string {
 	}
 	return all
 }
+
+// newest tells a pointer to a consent's newest link from the link.
+var newest = regexp.MustCompile(`"newest":"[^"]*"`)
 
 // changes says what differs between two snapshots, without its content.
 func changes(before, after map[string]string) []string {
