@@ -182,7 +182,13 @@ func TestEndpointThatPointsElsewhere(t *testing.T) {
 	for _, h2 := range []bool{false, true} {
 		var status int
 		var say http.Header
-		server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked := atomic.Int64{} // for one delivery
+		server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if asked.Add(1) > 1 {
+				t.Errorf("it was asked again, for %s", r.URL)
+				w.WriteHeader(http.StatusTeapot)
+				return
+			}
 			maps.Copy(w.Header(), say)
 			w.WriteHeader(status)
 		}))
@@ -195,6 +201,7 @@ func TestEndpointThatPointsElsewhere(t *testing.T) {
 		roots.AddCert(server.Certificate())
 		s := webhook.NewSender(domain.Env{}, webhook.Options{Rules: webhook.Rules{Allow: []netip.AddrPort{at}}, RootCAs: roots})
 		status = http.StatusOK
+		asked.Store(0)
 		if failure, _ := attempt(t, s, server.URL); failure != "" {
 			t.Fatalf("an endpoint in order: %q", failure)
 		}
@@ -202,6 +209,7 @@ func TestEndpointThatPointsElsewhere(t *testing.T) {
 			for _, where := range elsewhere {
 				say = http.Header{"Location": {where}, "Refresh": {"0; url=" + where}, "Content-Location": {where},
 					"Alt-Svc": {`h2="127.0.0.1:1"; ma=86400`}, "Www-Authenticate": {"Negotiate"}, "Proxy-Authenticate": {"Negotiate"}}
+				asked.Store(0)
 				failure, n := attempt(t, s, server.URL)
 				if n > 1 || (failure == "") != (status < 300) {
 					t.Errorf("%d to %s: failed by %q after %d connections", status, where, failure, n)
