@@ -125,9 +125,13 @@ func routeHere(family byte, device int) error {
 	return nil
 }
 
-// begun is how many TCP connections were ever begun in this world, whatever became of them: the kernel counts.
+// begun is how many TCP connections were ever begun in this world, whatever became of them: the kernel counts. Outside of
+// a world it would count those of strangers too, and says nothing.
 func begun(t *testing.T) int {
 	t.Helper()
+	if !sealed {
+		return 0
+	}
 	raw, err := os.ReadFile("/proc/self/net/snmp")
 	must(t, err)
 	var names []string
