@@ -1,6 +1,7 @@
 // Package size shows that the house carries weight.
 //
 //	huge_test.go   one very large portfolio, compared record by record with the bank's
+//	flood_test.go  many connections due at once: fair, bounded, finishing
 //
 // The house runs in a process of its own, so that its memory, goroutines and open files are its own. With the race
 // detector on, the process is built once more without it: what the detector needs is not what the house needs.
