@@ -216,7 +216,7 @@ func (s *Service) answer(ctx context.Context, c *serve.Call) (serve.Answer, erro
 		return serve.Answer{}, err
 	}
 	if err := s.Bank.Answer(ctx, challenge.Custodian, r); err != nil {
-		return serve.Answer{}, err
+		return serve.Answer{}, envelope.At("/sealed_code", err)
 	}
 	return s.state(ctx, c)
 }
@@ -238,9 +238,12 @@ func (s *Service) mine(ctx context.Context, c *serve.Call, id domain.ChallengeID
 }
 
 func check(r domain.AnswerRequest, c *domain.Challenge) error {
+	if len(r.SealedCode) > envelope.MaxCodeJWE {
+		return domain.Invalidf("/sealed_code", "want at most %d characters", envelope.MaxCodeJWE)
+	}
 	switch r.Kind {
 	case domain.AnswerCode:
-		if len(r.SealedCode) == 0 || len(r.SealedCode) > envelope.MaxCodeJWE {
+		if r.SealedCode == "" {
 			return domain.Invalidf("/sealed_code", "send the code as the page seals it")
 		}
 	case domain.AnswerSelect:

@@ -70,10 +70,18 @@ type consentRequest struct {
 	Products    []domain.Product     `json:"products"`
 	Custodians  []domain.CustodianID `json:"custodians"`
 	Advisors    []domain.AdvisorID   `json:"advisors"`
-	Access      domain.Access        `json:"access"`
-	ExpiresAt   domain.Time          `json:"expires_at"`
-	Language    string               `json:"language"`
-	ReturnURL   string               `json:"return_url"`
+	Access      *domain.Access       `json:"access"`
+	ExpiresAt   *domain.Time         `json:"expires_at"`
+	Language    *string              `json:"language"`
+	ReturnURL   *string              `json:"return_url"`
+}
+
+// or is what was sent, or a default where nothing was.
+func or[T any](sent *T, otherwise T) T {
+	if sent == nil {
+		return otherwise
+	}
+	return *sent
 }
 
 // draft makes a consent of a request, and checks all of it that needs no look into the store.
@@ -81,20 +89,14 @@ func (s *Service) draft(in *consentRequest, client domain.ClientID) (*domain.Con
 	now := s.Env.Now()
 	c := &domain.Consent{ID: domain.NewID[domain.ConsentID](s.Env), ClientID: client,
 		ConnectionID: domain.NewID[domain.ConnectionID](s.Env), InvestorRef: in.InvestorRef, Purpose: in.Purpose,
-		Products: in.Products, Custodians: in.Custodians, Advisors: in.Advisors, Access: in.Access,
-		ExpiresAt: in.ExpiresAt, Language: in.Language, ReturnURL: in.ReturnURL, State: domain.ConsentReceived,
-		CreatedAt: now, UpdatedAt: now}
-	if c.Access == "" {
-		c.Access = domain.AccessRecurring
-	}
-	if c.ExpiresAt.IsZero() {
-		c.ExpiresAt = now.Add(defaultLife)
-	}
-	if c.Language == "" {
-		c.Language = "en"
-	}
+		Products: in.Products, Custodians: in.Custodians, Advisors: in.Advisors, Access: or(in.Access, domain.AccessRecurring),
+		ExpiresAt: or(in.ExpiresAt, now.Add(defaultLife)), Language: or(in.Language, "en"), ReturnURL: or(in.ReturnURL, ""),
+		State: domain.ConsentReceived, CreatedAt: now, UpdatedAt: now}
 	if err := c.Validate(now); err != nil {
 		return nil, err
+	}
+	if in.ReturnURL != nil && c.ReturnURL == "" {
+		return nil, domain.Invalidf("/return_url", "want an address, or leave it out")
 	}
 	if !printable(c.Purpose.Text) {
 		return nil, domain.Invalidf("/purpose/text", "want letters, digits, signs and spaces on one line")

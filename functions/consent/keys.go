@@ -62,17 +62,21 @@ func addKey(tx domain.Tx, k *domain.APIKey) error {
 // Idempotency-Key gets the key without the token: revoke it and make another if the first answer was lost.
 func (s *Service) createKey(ctx context.Context, call *serve.Call) (serve.Answer, error) {
 	var in struct {
-		Role      domain.Role      `json:"role"`
-		AdvisorID domain.AdvisorID `json:"advisor_id"`
-		Label     string           `json:"label"`
+		Role      domain.Role       `json:"role"`
+		AdvisorID *domain.AdvisorID `json:"advisor_id"`
+		Label     string            `json:"label"`
 	}
 	if err := call.Decode(&in); err != nil {
 		return serve.Answer{}, err
 	}
-	if err := checkKey(in.Role, in.AdvisorID, in.Label); err != nil {
+	advisor := or(in.AdvisorID, "")
+	if in.AdvisorID != nil && advisor == "" {
+		return serve.Answer{}, domain.Invalidf("/advisor_id", "want the identifier of an advisor, or leave it out")
+	}
+	if err := checkKey(in.Role, advisor, in.Label); err != nil {
 		return serve.Answer{}, err
 	}
-	fresh, token := domain.NewAPIKey(s.Env, call.Principal.ClientID, in.Role, in.AdvisorID, in.Label)
+	fresh, token := domain.NewAPIKey(s.Env, call.Principal.ClientID, in.Role, advisor, in.Label)
 	defer token.Wipe()
 	e := s.note(call, "key.created", fresh.Key())
 	return s.newKey(ctx, call, e, fresh, token, func(tx domain.Tx) error { return addKey(tx, fresh) })

@@ -112,12 +112,12 @@ const (
 // replayRequest says what to deliver again: one delivery, one notice to every endpoint that wants it, or all notices
 // of a time range to one endpoint, those included that it missed while it was disabled or did not exist.
 type replayRequest struct {
-	DeliveryID domain.DeliveryID `json:"delivery_id"`
-	NoticeID   domain.NoticeID   `json:"notice_id"`
-	EndpointID domain.EndpointID `json:"endpoint_id"`
-	From       domain.Time       `json:"from"` // with EndpointID: inclusive
-	To         domain.Time       `json:"to"`   // with EndpointID: exclusive
-	Cursor     string            `json:"cursor"`
+	DeliveryID *domain.DeliveryID `json:"delivery_id"`
+	NoticeID   *domain.NoticeID   `json:"notice_id"`
+	EndpointID *domain.EndpointID `json:"endpoint_id"`
+	From       *domain.Time       `json:"from"` // with EndpointID: inclusive
+	To         *domain.Time       `json:"to"`   // with EndpointID: exclusive
+	Cursor     string             `json:"cursor"`
 }
 
 // replayed is the answer: how many deliveries begin again, and the cursor to go on with if there may be more. A
@@ -129,24 +129,27 @@ type replayed struct {
 
 func (in *replayRequest) validate() error {
 	given := 0
-	for _, id := range []string{string(in.DeliveryID), string(in.NoticeID), string(in.EndpointID)} {
-		if id != "" {
+	for _, is := range []bool{in.DeliveryID != nil, in.NoticeID != nil, in.EndpointID != nil} {
+		if is {
 			given++
 		}
 	}
-	ranged := !in.From.IsZero() || !in.To.IsZero() || in.Cursor != ""
 	switch {
+	case !wellFormed(in.DeliveryID, domain.ParseID[domain.DeliveryID]):
+		return domain.Invalidf("/delivery_id", "want the identifier of a delivery")
+	case !wellFormed(in.NoticeID, domain.ParseID[domain.NoticeID]):
+		return domain.Invalidf("/notice_id", "want the identifier of a notice: a webhook-id")
+	case !wellFormed(in.EndpointID, domain.ParseID[domain.EndpointID]):
+		return domain.Invalidf("/endpoint_id", "want the identifier of an endpoint")
 	case given != 1:
 		return domain.Invalidf("", "want exactly one of delivery_id, notice_id and endpoint_id")
-	case !shaped(in.DeliveryID, domain.ParseID[domain.DeliveryID]):
-		return domain.Invalidf("/delivery_id", "want the identifier of a delivery")
-	case !shaped(in.NoticeID, domain.ParseID[domain.NoticeID]):
-		return domain.Invalidf("/notice_id", "want the identifier of a notice: a webhook-id")
-	case !shaped(in.EndpointID, domain.ParseID[domain.EndpointID]):
-		return domain.Invalidf("/endpoint_id", "want the identifier of an endpoint")
-	case in.EndpointID == "" && ranged:
+	case in.From != nil && in.From.IsZero():
+		return domain.Invalidf("/from", "want a time")
+	case in.To != nil && in.To.IsZero():
+		return domain.Invalidf("/to", "want a time")
+	case in.EndpointID == nil && (in.From != nil || in.To != nil || in.Cursor != ""):
 		return domain.Invalidf("/endpoint_id", "from, to and cursor go with endpoint_id only")
-	case in.EndpointID != "" && (in.From.IsZero() || !in.From.Before(in.To)):
+	case in.EndpointID != nil && (in.From == nil || in.To == nil || !in.From.Before(*in.To)):
 		return domain.Invalidf("/from", "want both from and to, and from before to")
 	case len(in.Cursor) > 512:
 		return domain.Invalidf("/cursor", "use next of the answer before, unchanged")
@@ -160,6 +163,15 @@ func shaped[T ~string](id T, parse func(string) (T, error)) bool {
 	return id == "" || err == nil
 }
 
+// wellFormed says whether an identifier that was sent has its form.
+func wellFormed[T ~string](id *T, parse func(string) (T, error)) bool {
+	if id == nil {
+		return true
+	}
+	_, err := parse(string(*id))
+	return err == nil
+}
+
 func (s *Service) replay(ctx context.Context, c *serve.Call) (serve.Answer, error) {
 	var in replayRequest
 	if err := c.Decode(&in); err != nil {
@@ -171,12 +183,12 @@ func (s *Service) replay(ctx context.Context, c *serve.Call) (serve.Answer, erro
 	out, seen, err := s.replayedBefore(ctx, c)
 	if err == nil && !seen {
 		switch {
-		case in.EndpointID != "":
+		case in.EndpointID != nil:
 			out, err = s.replayRange(ctx, c, &in)
-		case in.DeliveryID != "":
-			out, err = s.replayDelivery(ctx, c, in.DeliveryID)
+		case in.DeliveryID != nil:
+			out, err = s.replayDelivery(ctx, c, *in.DeliveryID)
 		default:
-			out, err = s.replayNotice(ctx, c, in.NoticeID)
+			out, err = s.replayNotice(ctx, c, *in.NoticeID)
 		}
 	}
 	if err != nil {
@@ -233,7 +245,7 @@ func (s *Service) replayNotice(ctx context.Context, c *serve.Call, id domain.Not
 // replayRange goes through the client's notices of the time range, a batch in each transaction. If it breaks off, what
 // was begun again stays so: the same Idempotency-Key then answers how far it came and where to go on.
 func (s *Service) replayRange(ctx context.Context, c *serve.Call, in *replayRequest) (replayed, error) {
-	ep := domain.Endpoint{ID: in.EndpointID}
+	ep := domain.Endpoint{ID: *in.EndpointID}
 	if err := ownEndpoint(c, &ep, func(doc domain.Document) error { return s.Store.Get(ctx, doc) }); err != nil {
 		return replayed{}, err
 	}

@@ -236,6 +236,9 @@ func (s *Service) patchEndpoint(ctx context.Context, c *serve.Call) (serve.Answe
 	if err := c.Decode(&in); err != nil {
 		return serve.Answer{}, err
 	}
+	if in.URL == nil && in.Types == nil && in.State == nil {
+		return serve.Answer{}, domain.Invalidf("", "send url, types or state: what shall change")
+	}
 	if in.URL != nil {
 		if err := s.Rules.Validate(*in.URL); err != nil {
 			return serve.Answer{}, err

@@ -68,7 +68,7 @@ func (s *Service) seal(ctx context.Context, c *serve.Call) (serve.Answer, error)
 	kid, err := envelope.Inspect(in.JWE, envelope.Expect{Typ: envelope.TypCredential,
 		Subject: string(c.Visit.ConnectionID), Kids: kids}, s.Env.Now())
 	if err != nil {
-		return serve.Answer{}, err
+		return serve.Answer{}, envelope.At("/jwe", err)
 	}
 	return s.begin(ctx, c, "credential.sealed", func(_ *domain.Credential, conn *domain.Connection) (*domain.Credential, error) {
 		sealed, err := s.Sealer.Seal(in.JWE, conn.Binding())
@@ -84,6 +84,9 @@ func (s *Service) seal(ctx context.Context, c *serve.Call) (serve.Answer, error)
 
 // again is a person's word that the credential given before shall be used once more.
 func (s *Service) again(ctx context.Context, c *serve.Call) (serve.Answer, error) {
+	if err := c.Decode(&struct{}{}); err != nil {
+		return serve.Answer{}, err
+	}
 	return s.begin(ctx, c, "session.requested", func(old *domain.Credential, _ *domain.Connection) (*domain.Credential, error) {
 		if old == nil || old.State == domain.CredentialRefused || old.State == domain.CredentialTrying {
 			return nil, &domain.Error{Kind: domain.Conflict, Code: "credential_needed", Message: "enter your credentials again"}

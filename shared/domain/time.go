@@ -41,14 +41,16 @@ func (t Time) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
 // MarshalJSON implements json.Marshaler. Use the omitzero tag for times that may be absent.
 func (t Time) MarshalJSON() ([]byte, error) { return []byte(`"` + t.String() + `"`), nil }
 
-// UnmarshalText implements encoding.TextUnmarshaler. It accepts any RFC 3339 time.
+// UnmarshalText implements encoding.TextUnmarshaler. It accepts any RFC 3339 time that is in one of the years 1 to 9999
+// by UTC too, as no other has a text form that sorts; and not the very first moment of them, which stands for none.
 func (t *Time) UnmarshalText(b []byte) error {
 	if len(b) == 0 {
 		*t = Time{}
 		return nil
 	}
-	parsed, err := time.Parse(time.RFC3339Nano, string(b))
-	if err != nil {
+	var parsed time.Time
+	err := parsed.UnmarshalText(b) // stricter than time.Parse: no hour of one digit, no comma
+	if year := parsed.UTC().Year(); err != nil || year < 1 || year > 9999 || At(parsed).IsZero() {
 		return fmt.Errorf("reading time: want RFC 3339, for example 2026-01-31T12:00:00Z")
 	}
 	*t = At(parsed)

@@ -46,7 +46,7 @@ const (
 
 // Refusals of the inner gate, one for each reason. Compare with errors.Is.
 var (
-	ErrTooLarge  = &domain.Error{Kind: domain.TooLarge, Code: "jwe_too_large", Field: "sealed", Message: "what was sealed is too large; shorten it"}
+	ErrTooLarge  = &domain.Error{Kind: domain.TooLarge, Code: "jwe_too_large", Field: fieldSealed, Message: "what was sealed is too large; shorten it"}
 	ErrMalformed = refuse("jwe_malformed", "want a compact JWE of five base64url parts; reload the page and try again")
 	ErrHeader    = refuse("jwe_header", "want exactly alg, enc, kid, typ, iat and sub in the JWE header; reload the page and try again")
 	ErrAlg       = refuse("jwe_alg", "want alg "+AlgInner+"; reload the page and try again")
@@ -60,7 +60,21 @@ var (
 )
 
 func refuse(code, message string) *domain.Error {
-	return &domain.Error{Kind: domain.Invalid, Code: code, Field: "sealed", Message: message}
+	return &domain.Error{Kind: domain.Invalid, Code: code, Field: fieldSealed, Message: message}
+}
+
+// fieldSealed stands in a refusal for the member that what was sealed came in, whose name only its reader knows.
+const fieldSealed = "sealed"
+
+// At gives a refusal of the inner gate the name of the member at fault. Other errors stay as they are.
+func At(member string, err error) error {
+	var refusal *domain.Error
+	if !errors.As(err, &refusal) || refusal.Field != fieldSealed {
+		return err
+	}
+	told := *refusal
+	told.Field = member
+	return &told
 }
 
 // Expect is what a JWE must have been sealed as.

@@ -146,6 +146,21 @@ func TestInspectWatchesTheClock(t *testing.T) {
 	}
 }
 
+func TestAtNamesTheMember(t *testing.T) {
+	var told *domain.Error
+	if err := At("/jwe", fmt.Errorf("checking: %w", ErrKid)); !errors.Is(err, ErrKid) || !errors.As(err, &told) || told.Field != "/jwe" {
+		t.Errorf("got %v", err)
+	}
+	if ErrKid.Field != fieldSealed {
+		t.Error("the refusal itself was changed")
+	}
+	for _, other := range []error{nil, errors.New("x"), domain.ErrNotFound, domain.Invalidf("/kind", "want another")} {
+		if got := At("/jwe", other); got != other {
+			t.Errorf("%v became %v", other, got)
+		}
+	}
+}
+
 func TestRefusalsDiffer(t *testing.T) {
 	seen := map[string]bool{}
 	for _, e := range []*domain.Error{ErrTooLarge, ErrMalformed, ErrHeader, ErrAlg, ErrEnc, ErrZip, ErrKid, ErrTyp, ErrSubject,

@@ -26,8 +26,8 @@ const (
 // Refusals of the gates themselves. The reader of an error learns which gate stayed shut, never why.
 var (
 	ErrOuter   = &domain.Error{Kind: domain.Invalid, Code: "outer_gate_shut", Message: "the credential does not open: it was altered, or belongs to another connection; enter it again"}
-	ErrInner   = &domain.Error{Kind: domain.Invalid, Code: "inner_gate_shut", Message: "what was sealed does not open: it was altered; enter it again"}
-	ErrPayload = &domain.Error{Kind: domain.Invalid, Code: "jwe_payload", Message: "what was sealed is not what this page seals; reload the page and enter it again"}
+	ErrInner   = &domain.Error{Kind: domain.Invalid, Code: "inner_gate_shut", Field: fieldSealed, Message: "what was sealed does not open: it was altered; enter it again"}
+	ErrPayload = &domain.Error{Kind: domain.Invalid, Code: "jwe_payload", Field: fieldSealed, Message: "what was sealed is not what this page seals; reload the page and enter it again"}
 )
 
 // InnerKeys gives the private halves of the inner gate by kid. It may wait until they are there.

@@ -5,6 +5,7 @@
 package serve
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -388,15 +389,15 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	return body, nil
 }
 
-// Decode reads the body into v: strict JSON, no unknown or duplicate members, nothing after it. The error names the
-// member at fault. An empty body leaves v as it is.
+// Decode reads the body into v: strict JSON, no unknown or duplicate members, no null, nothing after it. The error
+// names the member at fault. An empty body leaves v as it is.
 func (c *Call) Decode(v any) error {
 	if len(c.body) == 0 {
 		return nil
 	}
 	err := jsonv2.Unmarshal(c.body, v, jsonv2.RejectUnknownMembers(true))
 	if err == nil {
-		return nil
+		return refuseNull(c.body)
 	}
 	var own *domain.Error
 	if errors.As(err, &own) {
@@ -407,6 +408,9 @@ func (c *Call) Decode(v any) error {
 		if errors.Is(err, jsonv2.ErrUnknownName) {
 			return domain.Invalidf(string(semantic.JSONPointer), "there is no such member; leave it out")
 		}
+		if semantic.JSONPointer == "" {
+			return domain.Invalidf("", "the body has the wrong form; send one JSON object")
+		}
 		return domain.Invalidf(string(semantic.JSONPointer), "this has the wrong type or form; send it as the description of the API says")
 	}
 	var syntax *jsontext.SyntacticError
@@ -414,9 +418,24 @@ func (c *Call) Decode(v any) error {
 		if errors.Is(err, jsontext.ErrDuplicateName) {
 			return domain.Invalidf(string(syntax.JSONPointer), "this member stands twice; send it once")
 		}
-		return &domain.Error{Kind: domain.Invalid, Code: "invalid_json", Field: string(syntax.JSONPointer), Message: "the body is not JSON; it goes wrong at this place. Send one JSON object in UTF-8"}
+		return &domain.Error{Kind: domain.Invalid, Code: "invalid_json", Field: string(syntax.JSONPointer), Message: fmt.Sprintf("the body is not JSON; it goes wrong at byte %d. Send one JSON object in UTF-8", syntax.ByteOffset)}
 	}
 	return &domain.Error{Kind: domain.Invalid, Code: "invalid_json", Message: "the body is not JSON; send one JSON object in UTF-8", Err: err}
+}
+
+// refuseNull finds a null in valid JSON. No member may be null: to leave it out says the same, and a null that was taken
+// for a default would hide a mistake.
+func refuseNull(body []byte) error {
+	d := jsontext.NewDecoder(bytes.NewReader(body))
+	for {
+		token, err := d.ReadToken()
+		if err != nil {
+			return nil // its end: it was read before
+		}
+		if token.Kind() == 'n' {
+			return domain.Invalidf(string(d.StackPointer()), "null says nothing here; leave the member out of the object")
+		}
+	}
 }
 
 // List is a page of a list as the API gives it. Next, where there is one, is the cursor of the page after.

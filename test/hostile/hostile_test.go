@@ -1,0 +1,53 @@
+// Package hostile sends what only an enemy, or a broken program, would send, to every route there is, and holds the
+// house to three things: it never fails on its own side, it says what is wrong and what to do about it, and nothing of
+// what it refused stays behind.
+//
+// The routes and what they take come from the contracts: openapi.yaml describes the operations and their members, and
+// pipeline.json lists the pages. So a route or a member that is new is attacked without a line being written here; what
+// the tests cannot make up for it (an identifier of a new kind, a text of a new form), they ask for by failing.
+//
+//	bed_test.go     a home that stands still, with a world to attack; every test gets it as it was in the beginning
+//	routes_test.go  the routes, and a good request for each, which the attacks are made from
+//	answer_test.go  what no answer may be
+//	body_test.go    JSON bodies: each as a whole, and each member of each
+package hostile
+
+import (
+	"net/http"
+	"os"
+	"testing"
+)
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if b := theBed.bed; b != nil {
+		_ = b.leave()
+		_ = os.RemoveAll(b.dir)
+	}
+	os.Exit(code)
+}
+
+// TestGood: what the attacks begin with is taken, or refused for the world's state only. Otherwise they would show
+// nothing.
+func TestGood(t *testing.T) {
+	b := rest(t)
+	for _, r := range b.routes {
+		if r.ID == "watchState" {
+			continue
+		}
+		t.Run(r.String(), func(t *testing.T) {
+			a := b.ask(r, b.request(r, b.good(r)))
+			if err := b.wrong(r, a); err != nil {
+				t.Errorf("%s: %v", a, err)
+			}
+			if a.status >= 400 {
+				t.Errorf("%s", a)
+			}
+			if r.Method != http.MethodGet {
+				if err := b.anew(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+	}
+}

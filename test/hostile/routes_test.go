@@ -1,0 +1,166 @@
+package hostile
+
+import (
+	"cmp"
+	"encoding/json"
+	"maps"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"sluis.internal/functions/sluis/home"
+	"sluis.internal/test/contract"
+)
+
+// route is one thing that can be asked: an operation of openapi.yaml, or one of the investor's pages, which only
+// pipeline.json lists.
+type route struct {
+	contract.Operation
+	page bool
+}
+
+// allRoutes are those of both contracts, so that what is new is attacked without anybody writing a line.
+func allRoutes(c *contract.Checker) ([]route, error) {
+	operations, err := c.Operations()
+	if err != nil {
+		return nil, err
+	}
+	var all []route
+	known := map[string]bool{}
+	for _, o := range operations {
+		all = append(all, route{Operation: o})
+		known[o.Method+" "+o.Template] = true
+	}
+	p, err := home.ReadPipeline()
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range p.Functions {
+		for _, r := range f.Routes {
+			if name := r.Method + " " + r.Path; r.Host == "pages" && !known[name] {
+				all = append(all, route{contract.Operation{ID: name, Method: r.Method, Template: r.Path, Investor: true}, true})
+			}
+		}
+	}
+	return all, nil
+}
+
+func (r route) String() string { return r.Method + " " + r.Template }
+
+func (r route) host() string {
+	if r.Investor {
+		return "pages"
+	}
+	return "api"
+}
+
+// visit is the one in which an investor may come here.
+func (r route) visit() string {
+	switch {
+	case strings.HasPrefix(r.Template, "/consent"), strings.HasPrefix(r.Template, "/i/"):
+		return "pending"
+	case r.Template == "/me" || r.Template == "/done" || r.Template == "/me/revoke":
+		return "read"
+	}
+	return "asked"
+}
+
+// writes says whether it takes a body: JSON, or a form.
+func (r route) writes() bool { return r.Body != nil || r.page && r.Method == http.MethodPost }
+
+// parameters of the route that stand in the given place.
+func (r route) parameters(in string) []contract.Parameter {
+	return slices.DeleteFunc(slices.Clone(r.Parameters), func(p contract.Parameter) bool { return p.In != in })
+}
+
+// words are texts for whatever pattern or format a schema asks for.
+var words = []string{"sandbox-comdirect", "https://app.example.com/done", "Jane Doe"}
+
+// sample is a good value for a schema, as the world has it: identifiers are of things that exist.
+func (b *bed) sample(schema map[string]any) any {
+	if list, ok := schema["enum"].([]any); ok {
+		return list[0]
+	}
+	for _, of := range []string{"oneOf", "anyOf"} {
+		if list, ok := schema[of].([]any); ok && schema["properties"] == nil {
+			return b.sample(list[0].(map[string]any))
+		}
+	}
+	switch schema["type"] {
+	case "object":
+		return b.object(schema)
+	case "array":
+		return []any{b.sample(schema["items"].(map[string]any))}
+	case "integer":
+		return cmp.Or(schema["minimum"], any(1))
+	case "boolean":
+		return true
+	}
+	return b.text(schema)
+}
+
+// object has every member, or, where the schema lets only some stand together, those of the first choice.
+func (b *bed) object(schema map[string]any) map[string]any {
+	properties, _ := schema["properties"].(map[string]any)
+	out := map[string]any{}
+	for name, member := range properties {
+		out[name] = b.sample(member.(map[string]any))
+	}
+	if list, ok := schema["oneOf"].([]any); ok {
+		chosen, _ := list[0].(map[string]any)["required"].([]any)
+		maps.DeleteFunc(out, func(name string, _ any) bool { return !slices.Contains(chosen, any(name)) })
+	}
+	return out
+}
+
+var idPattern = regexp.MustCompile(`^\^([a-z]+)_\[`)
+
+func (b *bed) text(schema map[string]any) string {
+	pattern, _ := schema["pattern"].(string)
+	if found := idPattern.FindStringSubmatch(pattern); found != nil {
+		if id := b.ids[found[1]]; id != "" {
+			return id
+		}
+		panic("the world has nothing with an identifier like " + pattern + ": add it")
+	}
+	switch schema["format"] {
+	case "date-time":
+		return b.now.Add(24 * time.Hour).UTC().Format(time.RFC3339)
+	case "uri":
+		return words[1]
+	}
+	for _, w := range words {
+		if ok, err := regexp.MatchString(pattern, w); ok && err == nil {
+			return w
+		}
+	}
+	panic("no word fits " + pattern + ": add one")
+}
+
+// choices are bodies of which the schema alone does not say what fits the world.
+var choices = map[string]string{
+	"createKey":       `{"role":"client","label":"Jane Doe"}`,
+	"createLink":      `{"purpose":"reconnect"}`,
+	"narrowConsent":   `{"products":["accounts"],"advisors":[]}`,
+	"answerChallenge": `{"challenge_id":"{chal}","kind":"select","method":"M_TAN"}`,
+	"seal":            `{"jwe":"{jwe}"}`,
+}
+
+// good is a good body for the route.
+func (b *bed) good(r route) []byte {
+	switch choice := choices[r.ID]; {
+	case r.page:
+		return []byte("custodian=sandbox-comdirect&consent_id=" + b.ids["con"])
+	case r.Body == nil:
+		return nil
+	case choice != "":
+		return []byte(strings.NewReplacer("{chal}", b.ids["chal"], "{jwe}", b.sealed).Replace(choice))
+	}
+	text, err := json.Marshal(b.sample(r.Body))
+	if err != nil {
+		panic(err)
+	}
+	return text
+}
