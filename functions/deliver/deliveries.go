@@ -1,7 +1,6 @@
 package deliver
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"net/http"
@@ -163,6 +162,17 @@ func shaped[T ~string](id T, parse func(string) (T, error)) bool {
 	return id == "" || err == nil
 }
 
+// subject is the one identifier that a valid request has.
+func (in *replayRequest) subject() string {
+	switch {
+	case in.EndpointID != nil:
+		return string(*in.EndpointID)
+	case in.DeliveryID != nil:
+		return string(*in.DeliveryID)
+	}
+	return string(*in.NoticeID)
+}
+
 // wellFormed says whether an identifier that was sent has its form.
 func wellFormed[T ~string](id *T, parse func(string) (T, error)) bool {
 	if id == nil {
@@ -192,7 +202,7 @@ func (s *Service) replay(ctx context.Context, c *serve.Call) (serve.Answer, erro
 		}
 	}
 	if err != nil {
-		return serve.Answer{}, s.missing(c, cmp.Or(string(in.EndpointID), string(in.DeliveryID), string(in.NoticeID)), err)
+		return serve.Answer{}, s.missing(c, in.subject(), err)
 	}
 	return serve.Answer{Status: http.StatusAccepted, Body: out}, nil
 }

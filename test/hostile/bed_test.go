@@ -49,6 +49,7 @@ type bed struct {
 	beside   *sql.Backend // a second look at the database
 	kinds    []domain.DocumentKind
 	opened   int
+	texts    int // times made for samples
 }
 
 var theBed struct {

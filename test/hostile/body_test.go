@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf16"
 	"unicode/utf8"
 )
@@ -154,7 +155,7 @@ func (b *bed) attack(t testing.TB, r route, body []byte) (answer, error) {
 
 // elsewhere are members whose fault may be told of another: they stand or fall together.
 var elsewhere = map[string][]string{
-	"replay": {"/from", "/endpoint_id", ""}, // a cursor goes with a range, and a range with an endpoint
+	"replay": {"/from", "/endpoint_id", ""}, // a range goes with an endpoint, and only one identifier is wanted
 }
 
 // names says whether field names the place, one above or one below it.
@@ -171,23 +172,33 @@ func TestMembers(t *testing.T) {
 			place := "/" + strings.Join(path, "/")
 			t.Run(r.String()+place, func(t *testing.T) {
 				for name, raw := range values {
-					body, ok := replaced(b.good(r), path, raw)
-					if !ok {
-						continue // it stands within a choice that the good body did not make
-					}
-					a, err := b.attack(t, r, body)
-					p := a.problem()
-					if err == nil && a.status == 400 && p.Code != "invalid_json" && b.proper(r, body) != nil &&
-						!names(p.Field, place) && !slices.Contains(elsewhere[r.ID], p.Field) {
-						err = fmt.Errorf("it blames %q", p.Field)
-					}
-					if err != nil {
-						t.Errorf("%s: %v; %s", name, err, a)
+					raw = strings.ReplaceAll(raw, "2030-01-01", b.now.AddDate(0, 1, 0).Format(time.DateOnly))
+					for _, good := range b.goods(r) {
+						if body, ok := replaced(good, path, raw); ok {
+							if err := b.attackMember(t, r, place, body); err != nil {
+								t.Errorf("%s: %v", name, err)
+							}
+						}
 					}
 				}
 			})
 		}
 	}
+}
+
+// attackMember attacks with a body that is wrong at one place, if anywhere.
+func (b *bed) attackMember(t testing.TB, r route, place string, body []byte) error {
+	t.Helper()
+	a, err := b.attack(t, r, body)
+	p := a.problem()
+	if err == nil && a.status == 400 && p.Code != "invalid_json" && b.proper(r, body) != nil &&
+		!names(p.Field, place) && !slices.Contains(elsewhere[r.ID], p.Field) {
+		err = fmt.Errorf("it blames %q", p.Field)
+	}
+	if err != nil {
+		return fmt.Errorf("%w; %s", err, a)
+	}
+	return nil
 }
 
 // bodies are what may stand for a whole body, made of a good one. None of them is to be taken.

@@ -90,7 +90,7 @@ func (b *bed) sample(schema map[string]any) any {
 	}
 	switch schema["type"] {
 	case "object":
-		return b.object(schema)
+		return b.objects(schema)[0]
 	case "array":
 		return []any{b.sample(schema["items"].(map[string]any))}
 	case "integer":
@@ -101,18 +101,24 @@ func (b *bed) sample(schema map[string]any) any {
 	return b.text(schema)
 }
 
-// object has every member, or, where the schema lets only some stand together, those of the first choice.
-func (b *bed) object(schema map[string]any) map[string]any {
+// objects have every member, or, where the schema lets only some stand together, those of each choice.
+func (b *bed) objects(schema map[string]any) (all []map[string]any) {
 	properties, _ := schema["properties"].(map[string]any)
-	out := map[string]any{}
-	for name, member := range properties {
-		out[name] = b.sample(member.(map[string]any))
+	whole := map[string]any{}
+	for _, name := range slices.Sorted(maps.Keys(properties)) { // from before to
+		whole[name] = b.sample(properties[name].(map[string]any))
 	}
-	if list, ok := schema["oneOf"].([]any); ok {
-		chosen, _ := list[0].(map[string]any)["required"].([]any)
-		maps.DeleteFunc(out, func(name string, _ any) bool { return !slices.Contains(chosen, any(name)) })
+	list, _ := schema["oneOf"].([]any)
+	for _, choice := range list {
+		chosen, _ := choice.(map[string]any)["required"].([]any)
+		one := maps.Clone(whole)
+		maps.DeleteFunc(one, func(name string, _ any) bool { return !slices.Contains(chosen, any(name)) })
+		all = append(all, one)
 	}
-	return out
+	if len(all) == 0 {
+		all = append(all, whole)
+	}
+	return all
 }
 
 var idPattern = regexp.MustCompile(`^\^([a-z]+)_\[`)
@@ -127,7 +133,8 @@ func (b *bed) text(schema map[string]any) string {
 	}
 	switch schema["format"] {
 	case "date-time":
-		return b.now.Add(24 * time.Hour).UTC().Format(time.RFC3339)
+		b.texts++ // each later than the one before, so that a range is one
+		return b.now.Add(24*time.Hour + time.Duration(b.texts)*time.Second).UTC().Format(time.RFC3339)
 	case "uri":
 		return words[1]
 	}
@@ -149,18 +156,24 @@ var choices = map[string]string{
 }
 
 // good is a good body for the route.
-func (b *bed) good(r route) []byte {
+func (b *bed) good(r route) []byte { return b.goods(r)[0] }
+
+// goods are good bodies for the route: several where only some members may stand together.
+func (b *bed) goods(r route) (all [][]byte) {
 	switch choice := choices[r.ID]; {
 	case r.page:
-		return []byte("custodian=sandbox-comdirect&consent_id=" + b.ids["con"])
+		return [][]byte{[]byte("custodian=sandbox-comdirect&consent_id=" + b.ids["con"])}
 	case r.Body == nil:
-		return nil
+		return [][]byte{nil}
 	case choice != "":
-		return []byte(strings.NewReplacer("{chal}", b.ids["chal"], "{jwe}", b.sealed).Replace(choice))
+		return [][]byte{[]byte(strings.NewReplacer("{chal}", b.ids["chal"], "{jwe}", b.sealed).Replace(choice))}
 	}
-	text, err := json.Marshal(b.sample(r.Body))
-	if err != nil {
-		panic(err)
+	for _, sample := range b.objects(r.Body) {
+		text, err := json.Marshal(sample)
+		if err != nil {
+			panic(err)
+		}
+		all = append(all, text)
 	}
-	return text
+	return all
 }
