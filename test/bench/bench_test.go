@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"errors"
 	"flag"
 	"os/exec"
 	"path/filepath"
@@ -29,16 +30,27 @@ func BenchmarkGates(b *testing.B) {
 
 // BenchmarkHome does what a whole home does, each act against its yardstick.
 func BenchmarkHome(b *testing.B) {
-	h := openHouse(b, startBank(b))
+	far := startBank(b)
+	h := openHouse(b, far.address)
 	calls := "the calls to the bank, decoded once; one opening"
 	for _, c := range []struct {
 		row
 		sides func(*house, *testing.B) (ours, bare act)
 	}{
 		{row{act: "refresh", against: calls, aim: 1.3}, refreshing(sameData)},
+		{row{act: "far", against: calls, aim: 1.3}, func(h *house, b *testing.B) (act, act) {
+			ours, bare := refreshing(sameData)(h, b)
+			far.away(b, 10*time.Millisecond)
+			b.Cleanup(func() { far.away(b, 0) })
+			return ours, bare
+		}},
 		{row{act: "changed", against: calls}, refreshing(changedData)},
 		{row{act: "large", against: calls, aim: 1.3}, refreshing(largeData)},
 		{row{act: "delivery", against: "a bare signed POST", aim: 2}, func(h *house, b *testing.B) (act, act) { return h.deliver, spent(h.poster(b)) }},
+		{row{act: "noted", against: "a bare signed POST and the smallest commit"}, func(h *house, b *testing.B) (act, act) {
+			post := h.poster(b)
+			return h.deliver, spent(func() error { return errors.Join(post(), h.note()) })
+		}},
 		{row{act: "page", against: "the same bytes as a static file"}, func(h *house, b *testing.B) (act, act) { return served(b, h.consentPage(b)) }},
 		{row{act: "records", against: "the same bytes as a static file"}, func(h *house, b *testing.B) (act, act) {
 			return served(b, h.recordsPage(h.connect(b, sameData)))

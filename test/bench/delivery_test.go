@@ -52,3 +52,9 @@ func (h *house) poster(tb testing.TB) func() error {
 		return nil
 	}
 }
+
+// note commits one audit entry, which is the least that a durable act takes.
+func (h *house) note() error {
+	e := domain.Note(h.home.Env, "bench", "bench.noted", domain.Actor{Kind: domain.ActorSystem, ID: "bench"}, "cli_1", "bench", nil)
+	return h.home.Commit(context.Background(), func(tx domain.Tx) error { return tx.Record(e) })
+}

@@ -18,12 +18,15 @@
 //	          shared/backend/sql, the only room where a database may be used without our store around it)
 //	refresh   an unattended reading that finds nothing new, against the same calls to the bank over a warm connection,
 //	          each answer read and decoded once into structs, and one bare opening of a credential
+//	far       the same, with a bank whose every answer takes 10 ms, as a near one on the internet does
 //	changed   the same, where positions and prices differ each time: what changed is encrypted and stored
 //	large     the refresh of 20,000 positions and 200,000 transactions (with -long)
 //	delivery  a webhook, loaded, signed, sent and noted on disk, against a bare signed POST to the same inbox
+//	noted     the same delivery, against that POST and one audit entry committed to disk
 //	page      what the investor sees, rendered, against the same bytes as a static file
 //	records   a page of a portfolio read by a client, audited, decrypted, against the same bytes as a static file
 //	start     from exec to the first answer, against a Go program that listens on as many addresses
 //
-// No test asserts a time. What can be counted is held by a test instead: requests, connections and commits of each act.
+// No test asserts a time. What can be counted is held by a test instead: requests to the bank,
+// connections to it, and durable commits.
 package bench

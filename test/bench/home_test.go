@@ -37,17 +37,29 @@ func must(tb testing.TB, err error) {
 // bankVariable in the environment makes of the test's binary the bank.
 const bankVariable = "SLUIS_BENCH_BANK"
 
-// beBank is the bank's process: it says where it listens and whom to trust, and ends with its standard input.
+// beBank is the bank's process: it says where it listens and whom to trust, and ends with its standard input. A line that
+// it reads there is how far away it is to be.
 func beBank() error {
-	server, err := bank.ServeTLS(bank.New(bank.Options{}), "127.0.0.1:0")
+	var distance atomic.Int64
+	server, err := bank.ServeTLS(bank.New(bank.Options{OnRequest: func(string, string, string) { <-time.After(time.Duration(distance.Load())) }}), "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
-	if err := json.NewEncoder(os.Stdout).Encode(address{At: server.Address(), CA: server.CertPEM()}); err != nil {
+	out := json.NewEncoder(os.Stdout)
+	if err := out.Encode(address{At: server.Address(), CA: server.CertPEM()}); err != nil {
 		return err
 	}
-	_, err = io.Copy(io.Discard, os.Stdin)
-	return err
+	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+		d, err := time.ParseDuration(lines.Text())
+		if err != nil {
+			return err
+		}
+		distance.Store(int64(d))
+		if err := out.Encode(d.String()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // address is where a bank listens.
@@ -62,8 +74,14 @@ func (a address) trusted() *x509.CertPool {
 	return pool
 }
 
-// startBank starts a bank in a process of its own, so that what it spends is not ours.
-func startBank(tb testing.TB) (a address) {
+// outpost is a bank in a process of its own, so that what it spends is not ours.
+type outpost struct {
+	address
+	in  io.WriteCloser
+	out *json.Decoder
+}
+
+func startBank(tb testing.TB) *outpost {
 	tb.Helper()
 	p := exec.Command(os.Args[0])
 	p.Env = append(os.Environ(), bankVariable+"=1")
@@ -73,12 +91,22 @@ func startBank(tb testing.TB) (a address) {
 	out, err := p.StdoutPipe()
 	must(tb, err)
 	must(tb, p.Start())
+	o := &outpost{in: in, out: json.NewDecoder(out)}
 	tb.Cleanup(func() {
 		must(tb, in.Close())
 		must(tb, p.Wait())
 	})
-	must(tb, json.NewDecoder(bufio.NewReader(out)).Decode(&a))
-	return a
+	must(tb, o.out.Decode(&o.address))
+	return o
+}
+
+// away has every answer of the bank take so much longer.
+func (o *outpost) away(tb testing.TB, d time.Duration) {
+	tb.Helper()
+	_, err := fmt.Fprintln(o.in, d)
+	must(tb, err)
+	var done string
+	must(tb, o.out.Decode(&done))
 }
 
 // faraway is a bank in another process, as a player steers it.

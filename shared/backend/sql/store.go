@@ -26,11 +26,16 @@ func (b *Backend) Get(ctx context.Context, doc domain.Document) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if b.dialect.embedded { // reading a row takes less than watching ctx meanwhile
-			ctx = context.WithoutCancel(ctx)
-		}
-		return get(ctx, s, t, key, doc)
+		return get(b.briefly(ctx), s, t, key, doc)
 	})
+}
+
+// briefly is ctx for reading one row. Of an embedded database that takes less than watching ctx meanwhile.
+func (b *Backend) briefly(ctx context.Context) context.Context {
+	if b.dialect.embedded {
+		return context.WithoutCancel(ctx)
+	}
+	return ctx
 }
 
 // reading runs do outside of any transaction.
