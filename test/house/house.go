@@ -188,6 +188,18 @@ func Open(t testing.TB, o Options) *House {
 	return h
 }
 
+// Beside starts a second process on the same data, with the same bank, client and inbox, at addresses of its own. It ends
+// with the test.
+func (h *House) Beside(t testing.TB) *House {
+	t.Helper()
+	second := &House{Data: h.Data, Bank: h.Bank, Log: h.Log + "-2", options: h.options, order: h.order}
+	second.Place = journey.Place{Token: h.Token, Inbox: h.Inbox, Bank: h.Place.Bank, Record: h.Record}
+	second.order.API, second.order.Pages = reserve(t), reserve(t)
+	t.Cleanup(second.Kill)
+	must(t, second.Start())
+	return second
+}
+
 // WithStore opens the data beside the running process, as an operator's command does.
 func (h *House) WithStore(t testing.TB, fn func(*home.Backend)) {
 	t.Helper()

@@ -35,3 +35,21 @@ func TestKilledAndStarted(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestTwoOnTheSameData: what one process began goes on at the other.
+func TestTwoOnTheSameData(t *testing.T) {
+	h := Open(t, Options{})
+	second := h.Beside(t)
+	p := h.Player("two")
+	for i, words := range []string{"ask", "open", "grant", "login 20000002", "challenge code", "code 111111", "done",
+		"webhooks consent.granted connection.active portfolio.updated"} {
+		if i%2 == 1 {
+			p = p.At(&second.Place)
+		} else {
+			p = p.At(&h.Place)
+		}
+		if err := p.Play(t.Context(), words); err != nil {
+			t.Fatalf("%s: %v", words, err)
+		}
+	}
+}

@@ -131,6 +131,14 @@ func (p *Player) Link() string       { return p.app.link }
 // Cookie is that of the investor's visit, and nil before the first.
 func (p *Player) Cookie() *http.Cookie { return p.investor.cookie }
 
+// At is the same journey going on at another instance on the same data: the same client, the same browser. The two go
+// their own ways from there.
+func (p *Player) At(other *Place) *Player {
+	a, in := *p.app, *p.investor
+	a.Place, in.Place = other, other
+	return &Player{app: &a, investor: &in, before: p.before}
+}
+
 // Visit asks the investor pages with the visit's cookie: a form is sent as one, anything else as JSON, and a JSON answer
 // is read into out. A refusal is a *Refusal.
 func (p *Player) Visit(ctx context.Context, method, path string, body, out any) error {
