@@ -157,11 +157,7 @@ func Open(t testing.TB, o Options) *House {
 	t.Helper()
 	dir := t.TempDir()
 	h := &House{Data: filepath.Join(dir, "data"), Log: filepath.Join(dir, "stderr"), options: o}
-	if o.Keys != "" {
-		must(t, os.MkdirAll(h.Data, 0o700))
-		must(t, os.CopyFS(home.KeysIn(h.Data), os.DirFS(o.Keys)))
-		must(t, os.Chmod(home.KeysIn(h.Data), 0o700))
-	}
+	copyKeys(t, o.Keys, home.KeysIn(h.Data))
 	h.Bank = bank.New(o.BankOptions)
 	server, err := bank.ServeTLS(h.Bank, "127.0.0.1:0")
 	must(t, err)
@@ -207,6 +203,22 @@ func (h *House) WithStore(t testing.TB, fn func(*home.Backend)) {
 	must(t, err)
 	fn(b)
 	must(t, b.Close())
+}
+
+// copyKeys gives a house the keys of another one, if there are any.
+func copyKeys(t testing.TB, from, to string) {
+	t.Helper()
+	if from == "" {
+		return
+	}
+	files, err := os.ReadDir(from)
+	must(t, err)
+	must(t, os.MkdirAll(to, 0o700))
+	for _, f := range files {
+		content, err := os.ReadFile(filepath.Join(from, f.Name()))
+		must(t, err)
+		must(t, os.WriteFile(filepath.Join(to, f.Name()), content, 0o600))
+	}
 }
 
 // reserve finds a free address.

@@ -1,0 +1,307 @@
+// Package crash kills the house and looks whether anything is lost, doubled or left behind.
+//
+// An instance runs in a process of its own (test/house), and journeys are played at it, several at once. SIGKILL ends it
+// at seeded moments: after some milliseconds, while it starts, when the bank has heard a request or is about to answer,
+// when a client sends or has its answer, and at a commit of its store. It is started again on the same data, sooner or
+// later by its clock, and people and programs go on as they do (walk_test.go): who had no answer asks again with the same
+// Idempotency-Key, who lost the cookie asks for a new link, who sees that something broke off begins it anew. Once all
+// have come to the end of their journeys, the books are compared (verdict_test.go): what the store holds, what the audit
+// log says, what the bank saw and what reached the client's inbox must tell one story.
+//
+// What a journey may show that it does not show otherwise is only what a kill explains: a walker who meets anything else
+// fails the test.
+package crash
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	bank "sluis.internal/functions/sandbox/comdirect"
+	"sluis.internal/functions/sluis/home"
+	"sluis.internal/functions/sluis/journey"
+	"sluis.internal/shared/envelope"
+	"sluis.internal/test/house"
+)
+
+var (
+	only  = flag.String("only", "", "play this one journey")
+	lanes = flag.Int("lanes", 3, "houses at once")
+)
+
+func TestMain(m *testing.M) { house.Main(m) }
+
+// huge is the login whose portfolio takes longest: it is killed at full length only.
+const huge = "login-20000042"
+
+// slow are the journeys at a bank that fails so often that most of their time is waiting. They are played once, together.
+var slow = []string{"login-20000032", "login-20000034", "login-20000038"}
+
+// TestKilled is SIGKILL at 200 moments, 2,000 at full length.
+func TestKilled(t *testing.T) {
+	kills := 200
+	if *house.Long {
+		kills = 2000
+	}
+	t.Logf("seed %d, %d kills", *house.Seed, kills)
+	all, err := journey.All()
+	must(t, err)
+	if !*house.Long {
+		all = slices.DeleteFunc(all, func(j journey.Journey) bool { return j.Name == huge })
+	}
+	if *only != "" {
+		all = slices.DeleteFunc(all, func(j journey.Journey) bool { return j.Name != *only })
+	}
+	p := &plan{random: rand.New(rand.NewPCG(*house.Seed, 1)), journeys: all, left: kills, hits: map[string]int{}, at: map[string]int{}}
+	keys := keysFor(t)
+	var crew sync.WaitGroup
+	for range *lanes {
+		l := open(t, keys)
+		crew.Go(func() {
+			for run := p.next(); run != nil && !t.Failed(); run = p.next() {
+				l.play(run)
+				p.done(run)
+			}
+		})
+	}
+	crew.Wait()
+	p.report(t)
+}
+
+// plan deals out journeys and moments to the lanes.
+type plan struct {
+	mu       sync.Mutex
+	random   *rand.Rand
+	journeys []journey.Journey
+	deck     [][]journey.Journey // groups yet to be played in this round
+	left     int                 // kills
+	runs     int
+	hits     map[string]int // kills by journey that they met
+	at       map[string]int // kills by kind of moment
+}
+
+// run is some journeys played at once on one house, and when that is killed meanwhile.
+type run struct {
+	number   int
+	journeys []journey.Journey
+	moments  []moment
+	planned  int // kills
+	random   *rand.Rand
+	met      []met
+}
+
+// met is a moment that came, and the journeys that it struck.
+type met struct {
+	at     string
+	struck []string
+}
+
+// next makes a run, or none once all kills are spent. Kills of a run that ends early come back by done.
+func (p *plan) next() *run {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.left <= 0 {
+		return nil
+	}
+	if len(p.deck) == 0 {
+		p.deck = deal(p.random, p.journeys, p.runs == 0)
+	}
+	p.runs++
+	r := &run{number: p.runs, journeys: p.deck[0], random: rand.New(rand.NewPCG(*house.Seed, uint64(p.runs)<<8))}
+	p.deck = p.deck[1:]
+	for range min(p.left, 4+r.random.IntN(6)) {
+		r.moments = append(r.moments, pick(r.random))
+	}
+	r.planned = len(r.moments)
+	p.left -= r.planned
+	return r
+}
+
+func (p *plan) done(r *run) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.left += r.planned - len(r.met)
+	for _, m := range r.met {
+		p.at[m.at]++
+		for _, name := range m.struck {
+			p.hits[name]++
+		}
+	}
+}
+
+func (p *plan) report(t *testing.T) {
+	t.Logf("%d runs, kills by moment %v", p.runs, p.at)
+	t.Logf("kills by journey %v", p.hits)
+	for _, j := range p.journeys {
+		if p.hits[j.Name] == 0 && !t.Failed() {
+			t.Errorf("no kill met %s", j.Name)
+		}
+	}
+}
+
+// deal shuffles the journeys into groups in which no login comes twice: a bank counts by login. The slow ones are a
+// group of their own, at the beginning or not at all.
+func deal(random *rand.Rand, journeys []journey.Journey, withSlow bool) [][]journey.Journey {
+	var groups [][]journey.Journey
+	var taken []map[string]bool
+	shuffled := slices.Clone(journeys)
+	random.Shuffle(len(shuffled), func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })
+	waits := func(j journey.Journey) bool { return slices.Contains(slow, j.Name) || j.Name == huge }
+	if at := slices.IndexFunc(shuffled, waits); at >= 0 && withSlow {
+		var group []journey.Journey
+		for _, j := range shuffled {
+			if waits(j) {
+				group = append(group, j)
+			}
+		}
+		groups, taken = append(groups, group), append(taken, map[string]bool{"": true})
+	}
+	for _, j := range slices.DeleteFunc(shuffled, waits) {
+		login := loginOf(j)
+		at := 0
+		for at < len(groups) && (len(groups[at]) >= 6 || taken[at][""] || login != "" && taken[at][login]) {
+			at++
+		}
+		if at == len(groups) {
+			groups, taken = append(groups, nil), append(taken, map[string]bool{})
+		}
+		groups[at], taken[at][login] = append(groups[at], j), true
+	}
+	return groups
+}
+
+// lane is one house over many runs, and the time that has passed for it. Its bank keeps the machine's time, so that no
+// session there ends by itself.
+type lane struct {
+	t      *testing.T
+	house  *house.House
+	ahead  *atomic.Int64 // of the machine's clock
+	trap   *trap
+	state  sync.Mutex
+	kills  int           // so far
+	nudged int           // the kills of which the leases have run out
+	risen  time.Time     // when it was started last
+	up     chan struct{} // closed while the house serves
+	misses error         // the house did not come back
+}
+
+// keysFor makes local keys once for all lanes: an RSA key takes its time.
+func keysFor(t *testing.T) string {
+	dir := t.TempDir() + "/keys"
+	keys, err := envelope.LocalKeys(dir)
+	must(t, err)
+	_, err = keys.InnerPublic()
+	must(t, err)
+	return dir
+}
+
+func open(t *testing.T, keys string) *lane {
+	l := &lane{t: t, ahead: &atomic.Int64{}, trap: &trap{}, up: make(chan struct{})}
+	close(l.up)
+	options := house.Options{Keys: keys, Sweep: 2 * time.Second}
+	options.BankOptions = bank.Options{Slow: 150 * time.Millisecond, ChallengeLife: time.Hour, PushLife: time.Hour}
+	l.house = house.Open(t, options)
+	l.house.Inbox.AnyTime()
+	l.house.Transport = &wire{trap: l.trap}
+	l.house.Bank.Hook(func(string, string, string) { l.trap.pass(bankHears) })
+	l.house.Bank.HookAfter(func(string, string, string, int) { l.trap.pass(bankAnswers) })
+	return l
+}
+
+func (l *lane) now() time.Time { return time.Now().Add(time.Duration(l.ahead.Load())) }
+
+// later lets time pass for the house.
+func (l *lane) later(d time.Duration) {
+	l.ahead.Add(int64(d))
+	_ = l.house.Later(d) // a house that is dead at this moment will know when it starts
+}
+
+// leases is longer than any lease of the house's.
+const leases = 70 * time.Second
+
+// nudge lets the leases of a dead process run out, once for each death and not at once.
+func (l *lane) nudge() {
+	l.state.Lock()
+	due := l.nudged < l.kills && time.Since(l.risen) > 2*time.Second
+	select {
+	case <-l.up:
+	default:
+		due = false
+	}
+	if due {
+		l.nudged = l.kills
+	}
+	l.state.Unlock()
+	if due {
+		l.later(leases)
+	}
+}
+
+// play plays a run to its end and judges it.
+func (l *lane) play(r *run) {
+	ctx, done := context.WithTimeout(l.t.Context(), 5*time.Minute)
+	defer done()
+	since := l.now()
+	for _, j := range r.journeys {
+		if login := loginOf(j); login != "" {
+			l.house.Bank.Reset(login)
+		}
+	}
+	var crew sync.WaitGroup
+	walkers := make([]*walker, len(r.journeys))
+	for i, j := range r.journeys {
+		w := &walker{lane: l, journey: j, player: l.house.Player(fmt.Sprintf("%s.%d", j.Name, r.number)),
+			random: rand.New(rand.NewPCG(*house.Seed, uint64(r.number)<<8+uint64(i)+1))}
+		walkers[i] = w
+		crew.Go(func() {
+			defer w.home.Store(true)
+			if err := w.walk(ctx); err != nil {
+				w.failure = err
+			}
+		})
+	}
+	all := make(chan struct{})
+	go func() { crew.Wait(); close(all) }()
+	l.keep(r, walkers, all)
+	<-all
+	failed := l.misses != nil
+	if failed {
+		l.t.Errorf("run %d: %v", r.number, l.misses)
+	}
+	for _, w := range walkers {
+		if w.failure != nil {
+			failed = true
+			l.t.Errorf("run %d, %s: %v", r.number, w.journey.Name, w.failure)
+		}
+	}
+	if failed {
+		l.t.Logf("run %d: met %v", r.number, r.met)
+		return
+	}
+	l.judge(ctx, r, walkers, since)
+	if l.t.Failed() {
+		l.t.Logf("run %d: met %v", r.number, r.met)
+	}
+}
+
+// store opens the data beside the house, by the lane's clock.
+func (l *lane) store(ctx context.Context) *home.Backend {
+	set := home.Settings{Data: l.house.Data}
+	set.Env.Clock = l.now
+	b, err := home.OpenBackend(ctx, set)
+	must(l.t, err)
+	return b
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

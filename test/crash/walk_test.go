@@ -1,0 +1,461 @@
+package crash
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"sluis.internal/functions/challenge"
+	"sluis.internal/functions/sluis/journey"
+	"sluis.internal/shared/domain"
+)
+
+// walker plays one journey to its end, as people and programs do when what they use breaks off now and then.
+type walker struct {
+	lane    *lane
+	journey journey.Journey
+	player  *journey.Player
+	random  *rand.Rand
+	home    atomic.Bool
+	failure error
+
+	first   int              // kills of the house when the walk began
+	turns   int              // how often something was begun anew
+	session domain.SessionID // the newest when something was begun
+	again   bool             // begin by "again" what began with "login"
+	rekeyed bool             // the Idempotency-Key is another request's by now
+}
+
+// giveUp is how long one step may take, restarts and all.
+const giveUp = 2 * time.Minute
+
+// move takes the step at i and says which is next.
+type move func(w *walker, ctx context.Context, i int, repeated bool) (next int, err error)
+
+// moves says for each word of a journey how it is taken when the house may die. A word without a row is done, and done
+// again.
+var moves = map[string]move{
+	"open": (*walker).enter, "link": (*walker).enter,
+	"grant": (*walker).decide, "deny": (*walker).decide, "revoke": (*walker).decide,
+	"login": (*walker).begin, "again": (*walker).begin, "refresh": (*walker).begin,
+	"challenge": (*walker).wait, "done": (*walker).wait, "ended": (*walker).wait, "paused": (*walker).wait, "connect": (*walker).wait,
+	"code": (*walker).answer, "method": (*walker).answer, "renew": (*walker).answer, "cancel": (*walker).answer,
+	"image": (*walker).picture, "approve": (*walker).approve, "version": (*walker).version,
+	"webhooks": (*walker).webhooks, "refusals": (*walker).pass,
+}
+
+func (w *walker) walk(ctx context.Context) error {
+	w.first, _ = w.lane.stands()
+	for i := 0; i < len(w.journey.Steps); {
+		limited, done := context.WithTimeout(ctx, giveUp)
+		next, err := w.step(limited, i)
+		done()
+		if err != nil {
+			return fmt.Errorf("step %d, %s: %w", i+1, w.journey.Steps[i], err)
+		}
+		i = next
+	}
+	return nil
+}
+
+func (w *walker) words(i int) []string { return strings.Fields(w.journey.Steps[i]) }
+
+// step takes one step, again and again if the house dies meanwhile.
+func (w *walker) step(ctx context.Context, i int) (next int, err error) {
+	do := moves[w.words(i)[0]]
+	if do == nil {
+		do = (*walker).simply
+	}
+	for repeated := false; ; repeated = true {
+		kills, up := w.lane.stands()
+		select {
+		case <-up:
+		case <-ctx.Done():
+			return 0, errors.New("the house does not come back")
+		}
+		next, err := do(w, ctx, i, repeated)
+		if err == nil || journey.IsRefusal(err) || errors.Is(err, errStrange) {
+			return next, err
+		}
+		if !w.killed(ctx, kills) {
+			return 0, fmt.Errorf("and nothing killed the house: %w", err)
+		}
+	}
+}
+
+// killed says whether the house was killed since it had been killed so often; the news may take a moment.
+func (w *walker) killed(ctx context.Context, before int) bool {
+	deadline := time.Now().Add(10 * time.Second)
+	for time.Now().Before(deadline) && ctx.Err() == nil {
+		if kills, _ := w.lane.stands(); kills > before {
+			return true
+		}
+		time.Sleep(20 * time.Millisecond) // the house is a process of its own
+	}
+	return false
+}
+
+// errStrange is what a walker meets that no kill explains.
+var errStrange = errors.New("it is not so")
+
+func strange(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", errStrange, fmt.Sprintf(format, args...))
+}
+
+// play does what a step says. A repeated one is the same request, with the same Idempotency-Key.
+func (w *walker) play(ctx context.Context, line string, repeated bool) error {
+	if repeated {
+		return w.player.Replay(ctx, line)
+	}
+	return w.player.Play(ctx, line)
+}
+
+func (w *walker) simply(ctx context.Context, i int, repeated bool) (int, error) {
+	return i + 1, w.play(ctx, w.journey.Steps[i], repeated)
+}
+
+// pass leaves a step to the judge.
+func (w *walker) pass(_ context.Context, i int, _ bool) (int, error) { return i + 1, nil }
+
+// enter follows a link. One that is used up, by a request whose answer was lost, is replaced by a new one.
+func (w *walker) enter(ctx context.Context, i int, repeated bool) (int, error) {
+	err := w.play(ctx, w.journey.Steps[i], repeated)
+	if repeated && status(err) == http.StatusGone {
+		err = w.reenter(ctx)
+	}
+	return i + 1, err
+}
+
+// reenter has the client make a new link, of the kind that the consent's state allows, and follows it.
+func (w *walker) reenter(ctx context.Context) error {
+	var consent struct {
+		State domain.ConsentState `json:"state"`
+	}
+	if err := w.lane.house.Call(ctx, http.MethodGet, "/v1/consents/"+w.player.Consent(), nil, &consent); err != nil {
+		return err
+	}
+	purpose := domain.LinkManage
+	switch consent.State {
+	case domain.ConsentReceived:
+		purpose = domain.LinkConsent
+	case domain.ConsentValid:
+		purpose = domain.LinkReconnect
+	}
+	for _, line := range w.journey.Steps { // who came to manage comes to manage
+		if line == "link manage" && consent.State != domain.ConsentReceived && w.session != "" {
+			purpose = domain.LinkManage
+		}
+	}
+	w.rekeyed = true
+	return w.player.Play(ctx, "link "+string(purpose))
+}
+
+// visiting does something that needs the cookie, and gets a new one if it is lost.
+func (w *walker) visiting(ctx context.Context, do func() error) error {
+	err := do()
+	if status(err) != http.StatusUnauthorized {
+		return err
+	}
+	if err := w.reenter(ctx); err != nil {
+		return err
+	}
+	return do()
+}
+
+func status(err error) int {
+	var r *journey.Refusal
+	if errors.As(err, &r) {
+		return r.Status
+	}
+	return 0
+}
+
+// decisions are the states that a decision leads to.
+var decisions = map[string]domain.ConsentState{"grant": domain.ConsentValid, "deny": domain.ConsentRejected, "revoke": domain.ConsentRevoked}
+
+// decide grants, denies or revokes. What was decided already, and only the answer lost, need not be decided again.
+func (w *walker) decide(ctx context.Context, i int, repeated bool) (int, error) {
+	line := w.journey.Steps[i]
+	err := w.visiting(ctx, func() error { return w.play(ctx, line, true) })
+	if !repeated || !journey.IsRefusal(err) {
+		return i + 1, err
+	}
+	var consent struct {
+		State domain.ConsentState `json:"state"`
+	}
+	if failed := w.lane.house.Call(ctx, http.MethodGet, "/v1/consents/"+w.player.Consent(), nil, &consent); failed != nil {
+		return 0, failed
+	}
+	if consent.State == decisions[line] {
+		return i + 1, nil
+	}
+	return 0, err
+}
+
+// look sees the investor's page.
+func (w *walker) look(ctx context.Context) (state *challenge.State, err error) {
+	err = w.visiting(ctx, func() error { state, err = w.player.Look(ctx); return err })
+	return state, err
+}
+
+func newest(s *challenge.State) domain.SessionID {
+	if s.Session == nil {
+		return ""
+	}
+	return s.Session.ID
+}
+
+// begin has the bank visited. Somebody whose answer was lost looks first whether a visit is under way.
+func (w *walker) begin(ctx context.Context, i int, repeated bool) (int, error) {
+	line := w.journey.Steps[i]
+	if w.again {
+		line = "again"
+	}
+	state, err := w.look(ctx)
+	if err != nil {
+		return i, err
+	}
+	same := repeated && line == "refresh" && !w.rekeyed // the one word here that has a key
+	switch {
+	case !repeated:
+		w.session, w.rekeyed = newest(state), false
+	case newest(state) != w.session && !same:
+		w.again = false
+		return i + 1, nil
+	}
+	err = w.visiting(ctx, func() error { return w.play(ctx, line, same) })
+	if err == nil {
+		w.again = false
+	}
+	return i + 1, err
+}
+
+// wait waits for the investor's page to be as the step says. If it comes to rest otherwise, something broke off.
+func (w *walker) wait(ctx context.Context, i int, _ bool) (int, error) {
+	line := w.journey.Steps[i]
+	wanted := journey.Awaited(line)
+	var last challenge.State
+	moved := w.patiently(ctx)
+	defer moved()
+	err := w.visiting(ctx, func() error {
+		return w.player.Watch(ctx, func(s *challenge.State) bool {
+			last = *s
+			return wanted(s) || rests(line, s)
+		})
+	})
+	if err != nil || wanted(&last) {
+		return i + 1, err
+	}
+	return w.turn(i, &last)
+}
+
+// patiently has time pass while somebody waits, so that the leases run out which a dead process has left.
+func (w *walker) patiently(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				w.lane.nudge()
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return cancel
+}
+
+// rests says whether the page waits for somebody, and will not become what the step waits for by itself.
+func rests(line string, s *challenge.State) bool {
+	switch {
+	case s.Page == "ended":
+		return true
+	case !journey.Busy(s):
+		return s.Page == "paused" || s.Page == "connect" || s.Page == "done"
+	}
+	return asks(s) && s.Challenge.Flow == domain.FlowCode
+}
+
+// asks says whether the bank waits for an answer.
+func asks(s *challenge.State) bool {
+	return s.Challenge != nil && s.Session != nil && s.Session.State == domain.SessionSuspended
+}
+
+// turn goes back to where a journey can go on from what the page shows: to the answer that was lost, or to the
+// beginning of the visit that broke off. Each needs a kill that explains it.
+func (w *walker) turn(i int, s *challenge.State) (int, error) {
+	kills, _ := w.lane.stands()
+	reason := s.Reason
+	if w.turns++; w.turns > 2*(kills-w.first) {
+		return 0, strange("the page is %s %s (%d kills, %d turns)", s.Page, reason, kills-w.first, w.turns)
+	}
+	back := func(words ...string) int {
+		for j := i; j >= 0; j-- {
+			if slices.Contains(words, w.words(j)[0]) {
+				return j
+			}
+		}
+		return -1
+	}
+	begun := back("login", "again", "refresh")
+	switch answered := back("code", "method", "renew", "cancel"); {
+	case begun < 0 || s.Page == "ended":
+		return 0, strange("the page is %s %s", s.Page, reason)
+	case asks(s) && answered > begun:
+		return answered, nil
+	case asks(s):
+		return 0, strange("the bank asks by %s %s", s.Challenge.Flow, s.Challenge.State)
+	case s.Page == "done" && reason == "":
+		return w.forward(i)
+	}
+	if reason == domain.ReasonAccountLocked {
+		w.lane.house.Bank.Unlock(loginOf(w.journey)) // the investor has called the bank
+	}
+	w.again = w.words(begun)[0] == "login" && s.CanRetry && w.random.IntN(2) == 0
+	return begun, nil
+}
+
+// forward goes on where the visit that is done already would have led.
+func (w *walker) forward(i int) (int, error) {
+	for j := i; j < len(w.journey.Steps); j++ {
+		switch w.words(j)[0] {
+		case "done":
+			return j, nil
+		case "login", "again", "refresh":
+			return 0, strange("the page is done")
+		}
+	}
+	return 0, strange("the page is done")
+}
+
+// answer answers the bank's question. Who had no answer to that looks whether the question still stands.
+func (w *walker) answer(ctx context.Context, i int, repeated bool) (int, error) {
+	moved := w.patiently(ctx)
+	defer moved()
+	if repeated {
+		if s, err := w.look(ctx); err != nil || !journey.Busy(s) || s.Challenge == nil || s.Challenge.State == domain.SCARejected {
+			return i + 1, err // what comes next tells what has become of it
+		}
+	}
+	for {
+		err := w.visiting(ctx, func() error { return w.player.Play(ctx, w.journey.Steps[i]) })
+		switch {
+		case err == nil:
+			return i + 1, nil
+		case codeOf(err) == "answer_in_progress": // the one that was lost: its lease runs out
+			time.Sleep(200 * time.Millisecond)
+		case journey.IsRefusal(err) && w.turns < 2*w.kills():
+			return i + 1, nil // likewise
+		default:
+			return i, err
+		}
+		if ctx.Err() != nil {
+			return 0, ctx.Err()
+		}
+	}
+}
+
+// kills is how often the house was killed since the walk began.
+func (w *walker) kills() int {
+	kills, _ := w.lane.stands()
+	return kills - w.first
+}
+
+func codeOf(err error) string {
+	var r *journey.Refusal
+	if errors.As(err, &r) {
+		return r.Code
+	}
+	return ""
+}
+
+// picture looks at the image. There is none if the answer before it was lost.
+func (w *walker) picture(ctx context.Context, i int, _ bool) (int, error) {
+	err := w.visiting(ctx, func() error { return w.player.Play(ctx, w.journey.Steps[i]) })
+	if err == nil || w.kills() == 0 {
+		return i + 1, err
+	}
+	s, failed := w.look(ctx)
+	if failed != nil {
+		return 0, failed
+	}
+	if s.Challenge != nil && s.Challenge.ImageURL != "" {
+		return i, nil
+	}
+	return w.turn(i, s)
+}
+
+// approve approves in the bank's app. There is nothing to approve if the visit broke off.
+func (w *walker) approve(ctx context.Context, i int, _ bool) (int, error) {
+	if err := w.player.Play(ctx, w.journey.Steps[i]); err != nil && w.kills() == 0 {
+		return 0, strange("%v", err)
+	}
+	return i + 1, nil
+}
+
+// version waits for a version of the portfolio.
+func (w *walker) version(ctx context.Context, i int, _ bool) (int, error) {
+	moved := w.patiently(ctx)
+	defer moved()
+	for ctx.Err() == nil {
+		s, err := w.look(ctx)
+		if err != nil {
+			return 0, err
+		}
+		var p struct {
+			Number int `json:"number"`
+		}
+		if err := w.lane.house.Call(ctx, http.MethodGet, "/v1/connections/"+w.player.Connection()+"/portfolio", nil, &p); err != nil {
+			return 0, err
+		}
+		if fmt.Sprint(p.Number) == w.words(i)[1] {
+			return i + 1, nil
+		}
+		if rests("", s) && newest(s) != "" && s.Page != "done" {
+			return w.turn(i, s)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return 0, strange("no such version came")
+}
+
+// webhooks waits until the connection's webhooks hold those of the step, in their order and up to the last, without a
+// gap: between them may stand what tells of visits that broke off.
+func (w *walker) webhooks(ctx context.Context, i int, _ bool) (int, error) {
+	moved := w.patiently(ctx)
+	defer moved()
+	want := w.words(i)[1:]
+	var got []string
+	for ctx.Err() == nil {
+		got = w.lane.house.Inbox.Of(w.player.Connection())
+		rest := want
+		for _, name := range got {
+			if len(rest) > 0 && rest[0] == name {
+				rest = rest[1:]
+			}
+		}
+		if len(rest) == 0 && !slices.Contains(got, "-") {
+			return i + 1, nil
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return 0, strange("webhooks %v", got)
+}
+
+// loginOf is the number of the login that a journey uses, or "".
+func loginOf(j journey.Journey) string {
+	for _, line := range j.Steps {
+		if words := strings.Fields(line); words[0] == "login" {
+			return words[1]
+		}
+	}
+	return ""
+}
