@@ -470,6 +470,22 @@ func TestAnswerCutShort(t *testing.T) {
 	})
 }
 
+// TestLoginCutShort: a login that the process's stop broke off ends its session, and the log calls that what it is.
+func TestLoginCutShort(t *testing.T) {
+	w := build(t).settle(t)
+	ctx, stop := context.WithCancel(t.Context())
+	w.ctx = ctx
+	w.bank.hook = func(ctx context.Context, _ extraction.Session, _ string) error {
+		stop()
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	first(w, "")
+	w.expect("stands", w.stands(), interrupted)
+	w.rest()
+	w.sound()
+}
+
 // TestSilentEnd: a sequence that ends without a word because its context did is not taken for the whole product.
 func TestSilentEnd(t *testing.T) {
 	w := build(t).settle(t)

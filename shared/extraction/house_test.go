@@ -611,7 +611,9 @@ func (w *world) sound() {
 		w.t.Errorf("an event became a dead letter: %v", q.last)
 	}
 	w.notices()
-	for _, s := range listOf[domain.Session](w, "sessions_by_connection") {
+	sessions := listOf[domain.Session](w, "sessions_by_connection")
+	w.told(sessions)
+	for _, s := range sessions {
 		if !domain.SessionMoves.Final(s.State) {
 			w.t.Errorf("a session is still %s", s.State)
 		}
@@ -626,6 +628,28 @@ func (w *world) sound() {
 	}
 	w.complete()
 	w.bank.sound()
+}
+
+// told checks that the log tells the end of each session once, and as what it was.
+func (w *world) told(sessions []*domain.Session) {
+	w.t.Helper()
+	ends := map[string]domain.SessionState{"sluis.portfolio.stored": domain.SessionComplete, "sluis.session.failed": domain.SessionFailed,
+		"sluis.session.expired": domain.SessionFailed}
+	type end struct {
+		session string
+		state   domain.SessionState
+	}
+	told := map[end]int{}
+	for _, e := range w.entries("") {
+		if state := ends[e.Type]; state != "" && e.Data.Outcome == domain.OutcomeAllowed {
+			told[end{e.Subject, state}]++
+		}
+	}
+	for _, s := range sessions {
+		if s.State != domain.SessionCancelled && told[end{string(s.ID), s.State}] != 1 || s.State == domain.SessionCancelled && told[end{string(s.ID), domain.SessionFailed}] != 0 {
+			w.t.Errorf("the log does not tell once that a session is %s: %v", s.State, told)
+		}
+	}
 }
 
 // complete checks that every version can be read, and says what it says of itself.

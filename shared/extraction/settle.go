@@ -420,14 +420,14 @@ func (e *Engine) stopped(ctx context.Context, j *job, err error) error {
 	}
 	back := e.settle(ctx, j, e.act(j.session, "session.postponed"), func(tx domain.Tx, _ *domain.Consent, t *settled, a *domain.Act) error {
 		a.Details["reason"] = "stopping"
-		return e.putBack(tx, t, j)
+		return e.putBack(tx, t, j, a)
 	})
 	return errors.Join(&domain.Error{Kind: domain.Unavailable, Code: "stopping", Err: err}, back)
 }
 
 // putBack has a session that the process's stop broke off wait for the next one. A login whose end nobody knows is not
-// repeated, and an answer is lost.
-func (e *Engine) putBack(tx domain.Tx, t *settled, j *job) error {
+// repeated, and an answer is lost. The log says which it was.
+func (e *Engine) putBack(tx domain.Tx, t *settled, j *job, a *domain.Act) error {
 	now, f := e.Env.Now(), j.told()
 	if t.credential != nil && t.credential.State == domain.CredentialTrying {
 		if err := t.judge(tx, f, j.judged, now); err != nil {
@@ -435,10 +435,12 @@ func (e *Engine) putBack(tx domain.Tx, t *settled, j *job) error {
 		}
 		if !f.Unjudged {
 			t.session.Sealed = j.unsaved
+			a.Action, a.Details["reason"] = "session.failed", string(f.Reason)
 			return e.end(tx, t, f.Reason)
 		}
 	}
 	if t.open() {
+		a.Action = "session.suspended"
 		return t.session.Move(domain.SessionSuspended, "", now)
 	}
 	return t.session.Move(domain.SessionQueued, "", now)

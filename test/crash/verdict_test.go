@@ -191,7 +191,7 @@ func sessions(b *books) (wrong []string) {
 			case state != s.State:
 				wrong = append(wrong, same("entries of an end that "+string(s.ID)+" did not have", told, 0)...)
 			case state != domain.SessionCancelled: // the newer session, or the erasure, that cancelled it tells of that
-				wrong = append(wrong, same("entries of the end of "+string(s.ID), told, 1)...)
+				wrong = append(wrong, same(fmt.Sprintf("entries of the end of %s, %s %s", s.ID, s.State, s.Reason), told, 1)...)
 			}
 		}
 		opened := of("session.opened", "sca.verified") > 0
