@@ -4,6 +4,7 @@
 //	sluis                 start everything and print the addresses to open
 //	sluis demo            run every sandbox journey without a browser
 //	sluis client, key     add clients, issue and revoke their API keys
+//	sluis status          how much lies in the database, and what waits
 //	sluis dead-letters    list events that were given up, and put them back
 //	sluis audit           export the audit entries
 //	sluis secret, rotate  custodians' API credentials; new encryption keys
@@ -42,6 +43,7 @@ type commands struct {
 	Demo        demoCommand        `cmd:"" help:"Run every sandbox journey without a browser."`
 	Client      clientCommands     `cmd:"" help:"Clients: wealth managers and apps that may ask for consents."`
 	Key         keyCommands        `cmd:"" help:"API keys of a client."`
+	Status      statusCommand      `cmd:"" help:"How much lies in the database, and what waits."`
 	DeadLetters deadLetterCommands `cmd:"" name:"dead-letters" help:"Events that were given up."`
 	Audit       auditCommand       `cmd:"" help:"Export the audit entries as CloudEvents, one JSON object a line."`
 	Secret      secretCommands     `cmd:"" help:"Custodians' API credentials."`
