@@ -350,7 +350,9 @@ func TestWakes(t *testing.T) {
 
 func TestStocks(t *testing.T) {
 	b := openFile(t, filepath.Join(t.TempDir(), "a.db"), notes)
-	commit(t, b, func(tx domain.Tx) error { return errors.Join(tx.Put(&note{ID: "a", Text: "xx"}), tx.Put(&note{ID: "b"})) })
+	commit(t, b, func(tx domain.Tx) error {
+		return errors.Join(tx.Put(&note{ID: "a", Text: "xx"}), tx.Put(&note{ID: "b"}))
+	})
 	commit(t, b, func(tx domain.Tx) error { return tx.Delete(&note{ID: "b"}) })
 	all, err := b.Stocks(t.Context())
 	if err != nil || len(all) != 2 || all[0].Of != "audit_entry" || all[0].Count != 2 || all[0].Bytes < 200 || all[1].Of != "note" || all[1].Count != 1 || all[1].Bytes < 20 {
