@@ -286,11 +286,16 @@ var pageScripts = map[string][]string{
 	"me":      {"page.js", "me.js"},
 }
 
-// Scripts are the page's modules with the digests of what they must be.
+// Scripts are the page's modules with the digests of what they must be. Every page of a visit has the one that keeps it
+// from being shown again when the visit is over.
 func (p *sheet) Scripts() []*asset {
-	names := pageScripts[p.Name]
+	var names []string
+	if p.Visit != nil {
+		names = []string{"fresh.js"}
+	}
+	names = append(names, pageScripts[p.Name]...)
 	if p.Name == "consent" && p.Many() {
-		names = []string{"consent.js"}
+		names = append(names, "consent.js")
 	}
 	var all []*asset
 	for _, name := range names {
