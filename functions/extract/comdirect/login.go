@@ -63,10 +63,8 @@ type token struct {
 
 // password trades the credentials for the first token. It is sent once: whatever happens, nobody repeats it by itself.
 func (v *visit) password(ctx context.Context, fields map[string]domain.Secret) error {
-	form, err := v.client(ctx, "password")
-	if err != nil {
-		return err
-	}
+	// They stand first, so that what follows them writes over them where net/http copies the body; see wiping.
+	form := make([]byte, 0, 512)
 	for _, name := range []string{"username", "password"} {
 		secret, ok := fields[name]
 		if !ok || secret.Len() == 0 {
@@ -74,6 +72,10 @@ func (v *visit) password(ctx context.Context, fields map[string]domain.Secret) e
 			return fmt.Errorf("logging in: the credential has no field %s", name)
 		}
 		form = addField(form, name, secret.Reveal())
+	}
+	form, err := v.client(ctx, form, "password")
+	if err != nil {
+		return err
 	}
 	resp, err := v.send(ctx, call{method: http.MethodPost, path: pathToken, form: true, body: form})
 	if err != nil {
@@ -143,7 +145,7 @@ func (v *visit) refresh(ctx context.Context) error {
 }
 
 func (v *visit) grant(ctx context.Context, kind, field, value string) error {
-	form, err := v.client(ctx, kind)
+	form, err := v.client(ctx, make([]byte, 0, 512), kind)
 	if err != nil {
 		return err
 	}
@@ -155,9 +157,9 @@ func (v *visit) grant(ctx context.Context, kind, field, value string) error {
 	return v.take(t)
 }
 
-// client begins the form that every grant sends.
-func (v *visit) client(ctx context.Context, grant string) ([]byte, error) {
-	form := addField(make([]byte, 0, 512), "grant_type", []byte(grant))
+// client adds to a form what every grant sends. If it fails, it wipes the form.
+func (v *visit) client(ctx context.Context, form []byte, grant string) ([]byte, error) {
+	form = addField(form, "grant_type", []byte(grant))
 	for _, name := range []string{"client_id", "client_secret"} {
 		at := ""
 		for _, known := range v.s.Custodian.Secrets {

@@ -273,6 +273,31 @@ func TestFormsAreWipedAndEscaped(t *testing.T) {
 	}
 }
 
+// TestBodiesLeaveNoCopy: whoever copies a form through a buffer of the form's size has nothing of what stood first left in
+// it in the end.
+func TestBodiesLeaveNoCopy(t *testing.T) {
+	form := addField(addField(nil, "username", []byte(username)), "password", []byte(strings.Repeat("p4ss/", 8)))
+	secret := string(form)
+	form = addField(addField(addField(form, "grant_type", []byte("password")), "client_id", []byte("some-client")), "client_secret", []byte(clientKey))
+	want := string(form)
+	buffer, sent := make([]byte, len(form)), []byte{}
+	for w := (&wiping{b: form}); ; {
+		n, err := w.Read(buffer)
+		sent = append(sent, buffer[:n]...)
+		if err != nil {
+			break
+		}
+	}
+	if string(sent) != want {
+		t.Errorf("%q was sent, want %q", sent, want)
+	}
+	for i := 0; i+6 <= len(secret); i++ {
+		if bytes.Contains(buffer, []byte(secret[i:i+6])) {
+			t.Fatalf("%q is left in %q", secret[i:i+6], buffer)
+		}
+	}
+}
+
 func TestRetryAfter(t *testing.T) {
 	now := time.Date(2026, 3, 31, 12, 0, 0, 0, time.UTC)
 	v := &visit{s: extraction.Session{Env: domain.Env{Clock: func() time.Time { return now }}}}

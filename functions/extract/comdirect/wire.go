@@ -102,6 +102,8 @@ func (v *visit) request(ctx context.Context, c call) (*http.Request, error) {
 	}
 	if c.tan != "" {
 		req.Header.Set("x-once-authentication", c.tan)
+		// net/http keeps what was sent last in the connection's buffer. A connection that a code went over is not kept.
+		req.Close = true
 	}
 	return req, nil
 }
@@ -120,12 +122,17 @@ func (v *visit) number() int {
 	return n
 }
 
-// wiping is a request's body that is zeroed when the transport is done with it.
+// wiping is a request's body that is zeroed when the transport is done with it. net/http copies it through a buffer of its
+// own that nobody zeroes: as the body comes in pieces, that holds no more than one at a time, and in the end the last.
 type wiping struct {
 	mu sync.Mutex
 	b  []byte
 	at int
 }
+
+// pieceBytes is at most half of what a form holds after the password (the grant's type, the client's identifier and
+// secret), so that one whole piece of that comes after it.
+const pieceBytes = 32
 
 func (w *wiping) Read(p []byte) (int, error) {
 	w.mu.Lock()
@@ -133,7 +140,7 @@ func (w *wiping) Read(p []byte) (int, error) {
 	if w.at >= len(w.b) {
 		return 0, io.EOF
 	}
-	n := copy(p, w.b[w.at:])
+	n := copy(p, w.b[w.at:min(w.at+pieceBytes, len(w.b))])
 	w.at += n
 	return n, nil
 }
