@@ -127,6 +127,11 @@ func (s *Service) page(fn pageHandler) http.Handler {
 	})
 }
 
+// Lost answers what there is no page for.
+func (s *Service) Lost() http.Handler {
+	return s.page(func(*sheet) (string, error) { return "", domain.ErrNotFound })
+}
+
 func (s *Service) admit(p *sheet, crossOrigin *http.CrossOriginProtection) error {
 	if err := s.Door.Take(p.w, p.r); err != nil {
 		return err
@@ -136,6 +141,9 @@ func (s *Service) admit(p *sheet, crossOrigin *http.CrossOriginProtection) error
 	}
 	if p.r.Method != http.MethodPost {
 		return nil
+	}
+	if err := serve.Media(p.r, "application/x-www-form-urlencoded"); err != nil {
+		return err
 	}
 	p.r.Body = http.MaxBytesReader(p.w, p.r.Body, maxForm)
 	if err := p.r.ParseForm(); err != nil {

@@ -141,8 +141,7 @@ func (s *Service) static(w http.ResponseWriter, r *http.Request) {
 	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 	a := theSite().assets[r.PathValue("file")]
 	if a == nil {
-		h.Set("Cache-Control", "no-store")
-		http.NotFound(w, r)
+		s.Lost().ServeHTTP(w, r)
 		return
 	}
 	tag := `"` + a.version + `"`

@@ -173,6 +173,36 @@ func TestContentType(t *testing.T) {
 	}
 }
 
+// TestAmbiguous: what could be read in two ways is refused, whichever way was meant.
+func TestAmbiguous(t *testing.T) {
+	b := newBed(t, 0)
+	b.door.Public(b.mux, "POST /", reader)
+	for _, c := range []struct {
+		name, query, field string
+		header             []string
+	}{
+		{"plain", "a=1&b=2", "", []string{"Content-Encoding", "identity"}},
+		{"compressed", "", "Content-Encoding", []string{"Content-Encoding", "gzip"}},
+		{"two codings", "", "Content-Encoding", []string{"Content-Encoding", "identity", "Content-Encoding", "gzip"}},
+		{"a list of codings", "", "Content-Encoding", []string{"Content-Encoding", "gzip, identity"}},
+		{"two types", "", "Content-Type", []string{"Content-Type", "text/plain"}},
+		{"two keys", "", "Idempotency-Key", []string{"Idempotency-Key", "a", "Idempotency-Key", "b"}},
+		{"a parameter twice", "a=1&a=1", "a", nil},
+		{"a parameter twice, written otherwise", "a=1&%61=1", "a", nil},
+		{"a broken escape", "a=%zz", "query", nil},
+		{"a semicolon", "a=1;b=2", "query", nil},
+	} {
+		w := b.ask("POST", "/?"+c.query, "{}", c.header...)
+		if c.field == "" {
+			if w.Code != 200 {
+				t.Errorf("%s: got %d %s", c.name, w.Code, w.Body)
+			}
+		} else if p := b.problem(w); p.Status != 400 || p.Field != c.field {
+			t.Errorf("%s: got %+v", c.name, p)
+		}
+	}
+}
+
 // TestBodySize goes over a real connection: who sends too much must still get to read the answer.
 func TestBodySize(t *testing.T) {
 	b := newBed(t, 0)

@@ -159,6 +159,21 @@ func TestServerHasBounds(t *testing.T) {
 	}
 }
 
+// TestLost: where a page was looked for, a page answers; a wrong method is told as everywhere.
+func TestLost(t *testing.T) {
+	b := newBed(t, 0)
+	inner := http.NewServeMux()
+	b.door.Public(inner, "GET /page", give("page"))
+	b.mux.Handle("/", serve.Known(inner, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusNotFound)
+		_, _ = w.Write([]byte("lost"))
+	})))
+	if w := b.ask("GET", "/pages", ""); w.Code != 404 || w.Body.String() != "lost" || w.Header().Get("X-Content-Type-Options") != "nosniff" {
+		t.Errorf("got %d %s", w.Code, w.Body)
+	}
+	b.want(b.ask("POST", "/page", ""), 405, "method_not_allowed")
+}
+
 // TestUnknownRoutes: what no pattern fits is told like every other failure.
 func TestUnknownRoutes(t *testing.T) {
 	b := newBed(t, 0)
@@ -168,7 +183,7 @@ func TestUnknownRoutes(t *testing.T) {
 	inner := http.NewServeMux()
 	inner.Handle("GET /v1/things/{id}", own)
 	inner.Handle("POST /v1/things/{id}", own)
-	b.mux.Handle("/", serve.Known(inner))
+	b.mux.Handle("/", serve.Known(inner, nil))
 	for _, c := range []struct {
 		method, path string
 		status       int

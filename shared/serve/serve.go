@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"mime"
 	"net/http"
+	"net/url"
 	"runtime"
 	"slices"
 	"strconv"
@@ -352,6 +353,9 @@ func (d *Door) active(r *http.Request, key *domain.APIKey, p domain.Principal) e
 
 // call reads the body and the headers that every handler may need.
 func (d *Door) call(w http.ResponseWriter, r *http.Request) (*Call, error) {
+	if err := unambiguous(r); err != nil {
+		return nil, err
+	}
 	c := &Call{Request: r, Origin: d.Commitment(r)}
 	if r.Method == http.MethodPost || r.Method == http.MethodPut || r.Method == http.MethodPatch {
 		body, err := readBody(w, r)
@@ -370,13 +374,49 @@ func (d *Door) call(w http.ResponseWriter, r *http.Request) (*Call, error) {
 	return c, nil
 }
 
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	if r.ContentLength != 0 {
-		media, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-		charset := strings.ToLower(params["charset"])
-		if err != nil || media != "application/json" || charset != "" && charset != "utf-8" {
-			return nil, &domain.Error{Kind: domain.Invalid, Code: "content_type", Field: "Content-Type", Message: "send application/json in UTF-8"}
+// Media checks that a body, if there is one, is of the wanted type, in UTF-8 and not compressed: nobody between the sender
+// and us may have read another text than we do.
+func Media(r *http.Request, want string) error {
+	if r.ContentLength == 0 {
+		return nil
+	}
+	media, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	charset := strings.ToLower(params["charset"])
+	if err != nil || media != want || charset != "" && charset != "utf-8" {
+		return &domain.Error{Kind: domain.Invalid, Code: "content_type", Field: "Content-Type", Message: "send " + want + " in UTF-8"}
+	}
+	if coding := r.Header.Get("Content-Encoding"); coding != "" && !strings.EqualFold(coding, "identity") {
+		return &domain.Error{Kind: domain.Invalid, Code: "content_encoding", Field: "Content-Encoding", Message: "send the body as it is, without compression"}
+	}
+	return nil
+}
+
+// onceOnly are headers of which two would let us and whoever stands before us read different requests.
+var onceOnly = []string{"Authorization", "Content-Type", "Content-Encoding", "Idempotency-Key"}
+
+// unambiguous refuses what could be read in two ways: a header or a parameter that stands twice, and a query that does
+// not parse, of which a part would silently be left out.
+func unambiguous(r *http.Request) error {
+	for _, name := range onceOnly {
+		if len(r.Header.Values(name)) > 1 {
+			return domain.Invalidf(name, "send this header once")
 		}
+	}
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return &domain.Error{Kind: domain.Invalid, Code: "invalid_query", Field: "query", Message: "the query is malformed; write every character but letters and digits as % and two hexadecimal digits"}
+	}
+	for name, sent := range query {
+		if len(sent) > 1 {
+			return domain.Invalidf(name, "send this parameter once")
+		}
+	}
+	return nil
+}
+
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	if err := Media(r, "application/json"); err != nil {
+		return nil, err
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, MaxBody))
 	if err != nil {

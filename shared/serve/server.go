@@ -12,8 +12,20 @@ import (
 // NewServer is an HTTP server with bounds on every phase of a request. A handler that streams moves the bound on its
 // writing by itself. What net/http would log by itself is dropped: it may quote a request or a panic.
 func NewServer(h http.Handler) *http.Server {
-	return &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second,
+	return &http.Server{Handler: unchained(h), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second,
 		WriteTimeout: 2 * time.Minute, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: log.New(io.Discard, "", 0)}
+}
+
+// unchained ends the connection after a request in chunks. A request that states its length too, net/http reads by its
+// chunks; whoever stands before us may have read it by its length, and would take what follows for a request of its own.
+// RFC 9112, section 6.1.
+func unchained(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if len(r.TransferEncoding) > 0 {
+			w.Header().Set("Connection", "close")
+		}
+		h.ServeHTTP(w, r)
+	})
 }
 
 // Secured sets the headers of what no handler of ours answers: unknown addresses and methods, and redirects to an
@@ -26,8 +38,8 @@ func Secured(h http.Handler) http.Handler {
 }
 
 // Known lets those requests through to mux that it has a pattern for, and answers the others with problems, in JSON
-// as everything for programs.
-func Known(mux *http.ServeMux) http.Handler {
+// as everything for programs. lost, unless it is nil, answers in their stead where there is nothing at an address.
+func Known(mux *http.ServeMux, lost http.Handler) http.Handler {
 	return Secured(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		handler, pattern := mux.Handler(r)
 		if pattern != "" {
@@ -36,6 +48,10 @@ func Known(mux *http.ServeMux) http.Handler {
 		}
 		said := verdict{header: http.Header{}}
 		handler.ServeHTTP(&said, r)
+		if said.status != http.StatusMethodNotAllowed && lost != nil {
+			lost.ServeHTTP(w, r)
+			return
+		}
 		if said.status != http.StatusMethodNotAllowed {
 			WriteProblem(w, &domain.Error{Kind: domain.NotFound, Code: "not_found", Message: "there is nothing at this address; check it"})
 			return

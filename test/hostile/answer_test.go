@@ -85,7 +85,7 @@ func aboutWhole(r route, detail string) bool {
 	return strings.Contains(detail, "body") || strings.Contains(detail, "object")
 }
 
-var mainText = regexp.MustCompile(`(?s)<main.*<h1[^>]*>[^<]{3,}.*</main>`)
+var mainText = regexp.MustCompile(`(?s)<main.*<h1[^>]*>.{3,}</h1>.*</main>`)
 
 // wrongPage says what is missing of a page that tells of a failure.
 func wrongPage(a answer) error {

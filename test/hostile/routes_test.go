@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"encoding/json"
 	"maps"
-	"net/http"
 	"regexp"
 	"slices"
 	"strings"
@@ -65,14 +64,6 @@ func (r route) visit() string {
 		return "read"
 	}
 	return "asked"
-}
-
-// writes says whether it takes a body: JSON, or a form.
-func (r route) writes() bool { return r.Body != nil || r.page && r.Method == http.MethodPost }
-
-// parameters of the route that stand in the given place.
-func (r route) parameters(in string) []contract.Parameter {
-	return slices.DeleteFunc(slices.Clone(r.Parameters), func(p contract.Parameter) bool { return p.In != in })
 }
 
 // words are texts for whatever pattern or format a schema asks for.

@@ -248,7 +248,7 @@ func (h *Home) wire(s Settings) error {
 		"seal":    gate.Routes, "challenge": question.Routes, "portfolio": reading.Routes,
 		"endpoints": notices.Routes, "erase": removal.Routes,
 	}
-	h.sites = []site{{h.api, serve.NewServer(serve.Known(front(p, "api", h.functions)))}, {h.pages, serve.NewServer(serve.Secured(front(p, "pages", h.functions)))}}
+	h.sites = []site{{h.api, serve.NewServer(serve.Known(front(p, "api", h.functions), nil))}, {h.pages, serve.NewServer(serve.Known(front(p, "pages", h.functions), ask.Lost()))}}
 	return nil
 }
 
@@ -355,7 +355,7 @@ func (h *Home) Stop() error {
 func (h *Home) start(s site) {
 	s.server.BaseContext = func(net.Listener) context.Context { return h.ctx }
 	h.group.Go(func() {
-		if err := s.server.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := serve.Serve(s.server, s.listener); !errors.Is(err, http.ErrServerClosed) {
 			h.cancel(fmt.Errorf("serving: %w", err))
 		}
 	})
