@@ -6,12 +6,25 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
 
+// counted knows how many have come to the door.
+type counted struct {
+	net.Listener
+	came atomic.Int32
+}
+
+func (c *counted) Accept() (net.Conn, error) {
+	conn, err := c.Listener.Accept()
+	c.came.Add(1)
+	return conn, err
+}
+
 // full starts a server that takes three connections at once, and answers when told.
-func full(t *testing.T) (dial func() net.Conn, answer chan struct{}) {
+func full(t *testing.T) (g *guests, dial func() net.Conn, answer chan struct{}) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -19,12 +32,12 @@ func full(t *testing.T) (dial func() net.Conn, answer chan struct{}) {
 	}
 	answer = make(chan struct{})
 	s := NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-answer }))
-	g := &guests{Listener: l, most: 3}
+	g = &guests{Listener: &counted{Listener: l}, most: 3}
 	g.left = sync.NewCond(&g.mu)
 	s.ConnState = g.noticed
 	go func() { _ = s.Serve(g) }() // until it is closed
 	t.Cleanup(func() { _ = s.Close() })
-	return func() net.Conn {
+	return g, func() net.Conn {
 		c, err := net.Dial("tcp", l.Addr().String())
 		if err != nil {
 			t.Fatal(err)
@@ -48,21 +61,30 @@ func answered200(t *testing.T, c net.Conn) {
 	}
 }
 
+// rest waits until so many do nothing.
+func rest(g *guests, n int) {
+	for idle := -1; idle != n; time.Sleep(time.Millisecond) {
+		g.mu.Lock()
+		idle = len(g.idle)
+		g.mu.Unlock()
+	}
+}
+
 // TestGuestsGiveWay: who has been idle for longest goes when the house is full, and nobody before.
 func TestGuestsGiveWay(t *testing.T) {
-	dial, answer := full(t)
+	g, dial, answer := full(t)
 	close(answer)
-	first, second, third := dial(), net.Conn(nil), net.Conn(nil)
-	answered200(t, first)
-	second = dial()
-	answered200(t, second)
-	third = dial()
-	answered200(t, third)
+	var all []net.Conn
+	for i := range 3 {
+		all = append(all, dial())
+		answered200(t, all[i])
+		rest(g, i+1)
+	}
 	answered200(t, dial())
-	if _, err := first.Read(make([]byte, 1)); err != io.EOF {
+	if _, err := all[0].Read(make([]byte, 1)); err != io.EOF {
 		t.Errorf("the first is still there: %v", err)
 	}
-	for _, c := range []net.Conn{second, third} {
+	for _, c := range all[1:] {
 		if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n"); err != nil {
 			t.Error(err)
 		}
@@ -72,15 +94,15 @@ func TestGuestsGiveWay(t *testing.T) {
 
 // TestGuestsWait: nobody who is busy is sent away; the next one waits until one of them has gone.
 func TestGuestsWait(t *testing.T) {
-	dial, answer := full(t)
-	busy := []net.Conn{dial(), dial(), dial()}
-	next := dial()
-	for range busy {
+	g, dial, answer := full(t)
+	all := []net.Conn{dial(), dial(), dial(), dial()}
+	for g.Listener.(*counted).came.Load() < 4 {
+		time.Sleep(time.Millisecond)
+	}
+	for range all {
 		answer <- struct{}{}
 	}
-	for _, c := range busy {
+	for _, c := range all {
 		answered200(t, c)
 	}
-	answer <- struct{}{}
-	answered200(t, next)
 }
