@@ -28,25 +28,26 @@ const (
 
 // crowd is a client with many connections, all due. Its login at the bank tells it apart there.
 type crowd struct {
-	login string
-	size  int
-	id    domain.ClientID
-	conns []domain.ConnectionID
+	login  string
+	size   int
+	queued int // of them, whose sessions wait in the queue already
+	id     domain.ClientID
+	conns  []domain.ConnectionID
 }
 
 // TestFlood has all connections of four clients due at once, nine tenths of them one client's, which have waited
-// longest, and ten each of two others. Each is read exactly once. The small clients are not held up by the large one,
+// longest, most of them in the queue since before the house stopped; and ten each of two others. Each is read exactly once. The small clients are not held up by the large one,
 // nor is an investor who comes in the middle of it; the bank, and the house itself, never see more than so many at once.
 func TestFlood(t *testing.T) {
 	t.Logf("seed %d", *house.Seed)
-	n, pace := 600, 4*time.Millisecond // faster than the house reads: most of them wait in the queue
+	n, pace := 600, 4*time.Millisecond // faster than the house reads
 	if *house.Long {
 		n = 10_000
 	}
 	w := &watch{}
 	h := open(t, house.Options{Sweep: time.Second, Pace: pace, BankOptions: bank.Options{OnRequest: w.see}})
 	w.bank = h.Bank
-	crowds := []*crowd{{login: "20000005", size: n - n/12 - 20}, {login: "20000044", size: n / 12}, {login: "20000043", size: 10}, {login: "20000049", size: 10}}
+	crowds := []*crowd{{login: "20000005", size: n - n/12 - 20, queued: n / 2}, {login: "20000044", size: n / 12}, {login: "20000043", size: 10}, {login: "20000049", size: 10}}
 	must(t, h.Stop())
 	lay(t, h, crowds)
 	must(t, h.Start())
@@ -210,8 +211,12 @@ func lay(t *testing.T, h *house.House, crowds []*crowd) {
 					held, err := connected(b.Env, c, public, sealer, due)
 					must(t, err)
 					docs = append(docs, held...)
+					if c.queued > 0 {
+						docs = append(docs, queued(b.Env, held[0].(*domain.Connection)))
+					}
 				}
 				must(t, put(t.Context(), b, docs))
+				c.queued -= len(chunk)
 			}
 		}
 	})
@@ -240,11 +245,28 @@ func connected(env domain.Env, c *crowd, public envelope.JWK, sealer *envelope.S
 		ClientID: c.id, Custodian: conn.Custodian, State: domain.CredentialAccepted, InnerKey: public.Kid, Sealed: sealed, CreatedAt: now, UpdatedAt: now}}, nil
 }
 
+// queued makes the session that a sweep would.
+func queued(env domain.Env, conn *domain.Connection) *domain.Session {
+	now := env.Now()
+	s := &domain.Session{ID: domain.NewID[domain.SessionID](env), ClientID: conn.ClientID, ConsentID: conn.ConsentID, ConnectionID: conn.ID,
+		Custodian: conn.Custodian, Cause: domain.CauseScheduled, State: domain.SessionQueued, CreatedAt: now, UpdatedAt: now,
+		ExpiresAt: now.Add(domain.SessionLife)}
+	conn.SessionID, conn.NextRefreshAt = s.ID, now.Add(time.Hour)
+	return s
+}
+
 func put(ctx context.Context, b *home.Backend, docs []domain.Document) error {
 	return b.Commit(ctx, func(tx domain.Tx) error {
 		for _, d := range docs {
 			if err := tx.Put(d); err != nil {
 				return err
+			}
+		}
+		for _, d := range docs {
+			if s, ok := d.(*domain.Session); ok {
+				if err := tx.Emit(domain.Event{Topic: domain.TopicSession, Subject: s.Key(), Custodian: s.Custodian, Lane: s.Lane()}); err != nil {
+					return err
+				}
 			}
 		}
 		return tx.Record(domain.Note(b.Env, "test", "laid", domain.Actor{Kind: domain.ActorOperator, ID: "test"}, "", "flood", nil))
