@@ -17,6 +17,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -35,7 +36,12 @@ var (
 	lanes = flag.Int("lanes", 3, "houses at once")
 )
 
-func TestMain(m *testing.M) { house.Main(m) }
+func TestMain(m *testing.M) {
+	if dir, ok := os.LookupEnv(rotateVariable); ok {
+		rotateForever(dir)
+	}
+	house.Main(m)
+}
 
 // huge is the login whose portfolio takes longest: it is killed at full length only.
 const huge = "login-20000042"
@@ -58,11 +64,24 @@ func TestKilled(t *testing.T) {
 	if *only != "" {
 		all = slices.DeleteFunc(all, func(j journey.Journey) bool { return j.Name != *only })
 	}
-	p := &plan{random: rand.New(rand.NewPCG(*house.Seed, 1)), journeys: all, left: kills, hits: map[string]int{}, at: map[string]int{}}
+	p := &plan{random: rand.New(rand.NewPCG(*house.Seed, 1)), journeys: all, left: kills, pick: pick}
+	work(t, p)
+	for _, j := range p.journeys {
+		if p.hits[j.Name] == 0 && !t.Failed() {
+			t.Errorf("no kill met %s", j.Name)
+		}
+	}
+}
+
+// work plays a plan on some houses at once. env is for their processes.
+func work(t *testing.T, p *plan, env ...string) (houses []*lane) {
+	t.Helper()
+	p.hits, p.at = map[string]int{}, map[string]int{}
 	keys := keysFor(t)
 	var crew sync.WaitGroup
 	for range *lanes {
-		l := open(t, keys)
+		l := open(t, keys, env)
+		houses = append(houses, l)
 		crew.Go(func() {
 			for run := p.next(); run != nil && !t.Failed(); run = p.next() {
 				l.play(run)
@@ -71,7 +90,9 @@ func TestKilled(t *testing.T) {
 		})
 	}
 	crew.Wait()
-	p.report(t)
+	t.Logf("%d runs, by moment %v", p.runs, p.at)
+	t.Logf("by journey %v", p.hits)
+	return houses
 }
 
 // plan deals out journeys and moments to the lanes.
@@ -79,6 +100,7 @@ type plan struct {
 	mu       sync.Mutex
 	random   *rand.Rand
 	journeys []journey.Journey
+	pick     func(*rand.Rand) moment
 	deck     [][]journey.Journey // groups yet to be played in this round
 	left     int                 // kills
 	runs     int
@@ -116,7 +138,7 @@ func (p *plan) next() *run {
 	r := &run{number: p.runs, journeys: p.deck[0], random: rand.New(rand.NewPCG(*house.Seed, uint64(p.runs)<<8))}
 	p.deck = p.deck[1:]
 	for range min(p.left, 4+r.random.IntN(6)) {
-		r.moments = append(r.moments, pick(r.random))
+		r.moments = append(r.moments, p.pick(r.random))
 	}
 	r.planned = len(r.moments)
 	p.left -= r.planned
@@ -131,16 +153,6 @@ func (p *plan) done(r *run) {
 		p.at[m.at]++
 		for _, name := range m.struck {
 			p.hits[name]++
-		}
-	}
-}
-
-func (p *plan) report(t *testing.T) {
-	t.Logf("%d runs, kills by moment %v", p.runs, p.at)
-	t.Logf("kills by journey %v", p.hits)
-	for _, j := range p.journeys {
-		if p.hits[j.Name] == 0 && !t.Failed() {
-			t.Errorf("no kill met %s", j.Name)
 		}
 	}
 }
@@ -183,12 +195,15 @@ type lane struct {
 	house  *house.House
 	ahead  *atomic.Int64 // of the machine's clock
 	trap   *trap
+	wire   *wire
 	state  sync.Mutex
 	kills  int           // so far
 	nudged int           // the kills of which the leases have run out
 	risen  time.Time     // when it was started last
 	up     chan struct{} // closed while the house serves
 	misses error         // the house did not come back
+
+	outages int // power failures that took something from the disk
 }
 
 // keysFor makes local keys once for all lanes: an RSA key takes its time.
@@ -201,14 +216,15 @@ func keysFor(t *testing.T) string {
 	return dir
 }
 
-func open(t *testing.T, keys string) *lane {
+func open(t *testing.T, keys string, env []string) *lane {
 	l := &lane{t: t, ahead: &atomic.Int64{}, trap: &trap{}, up: make(chan struct{})}
 	close(l.up)
-	options := house.Options{Keys: keys, Sweep: 2 * time.Second}
+	options := house.Options{Keys: keys, Sweep: 2 * time.Second, Env: env}
 	options.BankOptions = bank.Options{Slow: 150 * time.Millisecond, ChallengeLife: time.Hour, PushLife: time.Hour}
 	l.house = house.Open(t, options)
 	l.house.Inbox.AnyTime()
-	l.house.Transport = &wire{trap: l.trap}
+	l.wire = &wire{trap: l.trap}
+	l.house.Transport = l.wire
 	l.house.Bank.Hook(func(string, string, string) { l.trap.pass(bankHears) })
 	l.house.Bank.HookAfter(func(string, string, string, int) { l.trap.pass(bankAnswers) })
 	return l
@@ -273,6 +289,9 @@ func (l *lane) play(r *run) {
 	failed := l.misses != nil
 	if failed {
 		l.t.Errorf("run %d: %v", r.number, l.misses)
+	}
+	for _, err := range l.wire.wrong() {
+		l.t.Errorf("run %d: %v", r.number, err)
 	}
 	for _, w := range walkers {
 		if w.failure != nil {

@@ -1,7 +1,9 @@
 package crash
 
 import (
+	"bytes"
 	"errors"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -72,16 +74,44 @@ func (t *trap) pass(at string) {
 	}
 }
 
-// wire is the way of clients' and investors' requests to the house.
+// wire is the way of clients' and investors' requests to the house. It looks at every answer that tells of a failure on
+// our side.
 type wire struct {
-	trap *trap
+	trap    *trap
+	mu      sync.Mutex
+	unclean []error
+	failed  int // answers that told of a failure on our side
 }
 
 func (w *wire) RoundTrip(r *http.Request) (*http.Response, error) {
 	w.trap.pass(clientAsks)
 	resp, err := http.DefaultTransport.RoundTrip(r)
 	w.trap.pass(clientHears)
-	return resp, err
+	if err != nil || resp.StatusCode < 500 {
+		return resp, err
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	_ = resp.Body.Close() // it is read
+	if err != nil {
+		return nil, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.failed++
+	if err := clean(r.URL.Path, resp.Header.Get("Content-Type"), body); err != nil {
+		w.unclean = append(w.unclean, err)
+	}
+	resp.Body = io.NopCloser(bytes.NewReader(body))
+	return resp, nil
+}
+
+// wrong lists what was wrong with answers since it was asked last.
+func (w *wire) wrong() []error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	wrong := w.unclean
+	w.unclean = nil
+	return wrong
 }
 
 // patience is how long a moment is waited for that may never come: journeys wait too.
@@ -90,6 +120,13 @@ const patience = 4 * time.Second
 // keep kills the house at the run's moments and starts it again, until all walkers are home.
 func (l *lane) keep(r *run, walkers []*walker, all <-chan struct{}) {
 	for i, m := range r.moments {
+		if m.at == broken || m.at == full {
+			met, err := l.trouble(r, m, walkers, all)
+			if l.misses = err; !met {
+				return
+			}
+			continue
+		}
 		if m.at == starts {
 			m = moment{at: passes, n: 50 + r.random.IntN(500), dead: m.dead}
 			if i > 0 {
@@ -104,7 +141,7 @@ func (l *lane) keep(r *run, walkers []*walker, all <-chan struct{}) {
 		if r.moments[i].at == starts {
 			l.stumble(r, r.moments[i], walkers)
 		}
-		if l.misses = l.rise(m.dead); l.misses != nil {
+		if l.misses = errors.Join(l.blackout(), l.rise(m.dead)); l.misses != nil {
 			return
 		}
 	}
@@ -123,6 +160,8 @@ func (l *lane) await(m moment, all <-chan struct{}) bool {
 		l.trap.set(m, func() { go l.house.Kill() })
 	case bankHears, bankAnswers, clientHears:
 		l.trap.set(m, l.house.Kill)
+	case power:
+		_ = l.house.Tell("power " + strconv.Itoa(m.n)) // it may be dead before it has answered
 	default:
 		_ = l.house.Tell("fuse " + m.at + " " + strconv.Itoa(m.n)) // it may be dead before it has answered
 	}
@@ -141,16 +180,32 @@ func (l *lane) await(m moment, all <-chan struct{}) bool {
 
 // defuse makes the house safe once everybody is home, and starts it again if that came too late.
 func (l *lane) defuse(r *run, m moment, walkers []*walker) error {
-	if l.house.Tell("fuse out 0") == nil {
+	calm := "fuse out 0"
+	if m.at == power {
+		calm = "power 0"
+	}
+	if l.house.Tell(calm) == nil {
 		return nil
 	}
 	l.house.Kill()
 	l.fell(r, m.at, walkers)
-	return l.rise(m.dead)
+	return errors.Join(l.blackout(), l.rise(m.dead))
 }
 
 // fell notes a death.
 func (l *lane) fell(r *run, at string, walkers []*walker) {
+	l.note(r, at, walkers)
+	l.state.Lock()
+	defer l.state.Unlock()
+	select {
+	case <-l.up:
+		l.up = make(chan struct{})
+	default: // it had not come back since the last death
+	}
+}
+
+// note notes a moment, and whom it met.
+func (l *lane) note(r *run, at string, walkers []*walker) {
 	hit := met{at: at}
 	for _, w := range walkers {
 		if !w.home.Load() {
@@ -161,11 +216,6 @@ func (l *lane) fell(r *run, at string, walkers []*walker) {
 	l.state.Lock()
 	defer l.state.Unlock()
 	l.kills++
-	select {
-	case <-l.up:
-		l.up = make(chan struct{})
-	default: // it had not come back since the last death
-	}
 }
 
 // stumble starts the house and kills it while it starts.
@@ -218,6 +268,9 @@ func init() {
 		return err
 	}
 	house.Setup = func(s *home.Settings) {
+		if os.Getenv(diskVariable) != "" {
+			install(s)
+		}
 		s.Fault = func(point string) error {
 			fuse.mu.Lock()
 			at := fuse.at
