@@ -294,12 +294,27 @@ func (s *Service) narrowConsent(ctx context.Context, call *serve.Call) (serve.An
 		}
 		act.Details["products"], act.Details["advisors"] = join(c.Products), join(c.Advisors)
 		c.UpdatedAt = s.Env.Now()
-		return tx.Put(c)
+		con := &domain.Connection{ID: c.ConnectionID}
+		if err := tx.Get(con); err != nil {
+			return err
+		}
+		forget(con, c.Products)
+		return putAll(tx, c, con)
 	})
 	if err != nil {
 		return serve.Answer{}, err
 	}
 	return serve.Answer{Body: out}, nil
+}
+
+// forget takes away what the connection says of products beyond those covered: how many records there were, and whether
+// they were saved.
+func forget(con *domain.Connection, covered []domain.Product) {
+	for p := range con.Products {
+		if !slices.Contains(covered, p) {
+			con.Products[p] = domain.ProductStatus{State: domain.ProductNotConsented}
+		}
+	}
 }
 
 // remaining is have reduced to keep, in have's order. Whatever keep has beyond have is refused.
