@@ -1,6 +1,8 @@
 package access
 
 import (
+	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -72,16 +74,16 @@ func (m *matrix) once(op contract.Operation, c caller, body string) {
 	r := c.request(op, body, c.of.ids)
 	r.header.Set("Idempotency-Key", "the same for both: "+op.ID)
 	if a := m.doing(op, c, r); a.Code/100 == 2 {
-		m.repeated(op, c, r)
+		m.repeated(op, c, r, idOf(a))
 	}
 }
 
 // repeated sends the same again, which makes nothing, and another request with the same key, which is refused: by the
 // key's owner as by anybody.
-func (m *matrix) repeated(op contract.Operation, c caller, r request) {
+func (m *matrix) repeated(op contract.Operation, c caller, r request, id string) {
 	m.Helper()
-	if again := m.send(r); again.Code/100 != 2 {
-		m.Errorf("%s again: %d %s", op.ID, again.Code, again.Body)
+	if again := m.send(r); again.Code/100 != 2 || idOf(again) != id {
+		m.Errorf("%s again: %d %s, want %s", op.ID, again.Code, again.Body, id)
 	}
 	other := api(c.token, "POST", "/v1/advisors", `{"name": "Another"}`)
 	other.header.Set("Idempotency-Key", r.header.Get("Idempotency-Key"))
@@ -91,6 +93,18 @@ func (m *matrix) repeated(op contract.Operation, c caller, r request) {
 	if a := m.send(other); a.Code != http.StatusConflict {
 		m.Errorf("the Idempotency-Key of %s served for another request: %d", op.ID, a.Code)
 	}
+}
+
+// idOf is what an answer says was made: the resource, the session, the notice or the link.
+func idOf(a *httptest.ResponseRecorder) string {
+	var made struct {
+		ID, URL  string
+		Session  string `json:"session_id"`
+		Notice   string `json:"notice_id"`
+		Replayed int
+	}
+	_ = json.Unmarshal(a.Body.Bytes(), &made) // what is no JSON has none
+	return fmt.Sprint(made)
 }
 
 // pages sends every page of rules.txt without a visit, with one that is over, and with another's.

@@ -233,8 +233,7 @@ func (v *visitor) blocked(said <-chan string, site, path string) {
 				return
 			}
 		case <-patience:
-			v.Errorf("%s shows %s in a frame", site, path)
-			return
+			v.Fatalf("%s shows %s in a frame", site, path)
 		}
 	}
 }
