@@ -52,7 +52,8 @@ func (s *Searcher) Visit(places ...Place) (*Tour, error) {
 	return tour, nil
 }
 
-// Files are all files below a directory, whatever they are.
+// Files are all files below a directory, whatever they are. Who reads a database's files so gives up all locks that this
+// process has on them (POSIX, fcntl): an Archive on them must rest meanwhile.
 func Files(dir string) Pieces {
 	return func(each func(string, []byte)) error {
 		return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {

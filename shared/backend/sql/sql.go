@@ -86,7 +86,7 @@ type Backend struct {
 	closers []io.Closer // in the order in which they are to be closed
 	read    *statements
 	writers chan *writer // holds the writers that are free: taking one out is the lock
-	erased  atomic.Bool  // something was deleted since the last Checkpoint
+	stale   atomic.Bool  // something was deleted or replaced since the last Checkpoint
 
 	closed    chan struct{}
 	closeOnce sync.Once
@@ -122,6 +122,7 @@ func Open(ctx context.Context, dsn string, opts Options) (*Backend, error) {
 		b.shut()
 		return nil, fmt.Errorf("preparing the database: %w", err)
 	}
+	b.stale.Store(true) // a process that died may have left something
 	return b, nil
 }
 
@@ -138,7 +139,7 @@ func (b *Backend) Close() error {
 		}
 		close(b.closed)
 		if !errors.Is(b.dialect.checkpoint(ws[0]), errBusy) {
-			b.erased.Store(false)
+			b.stale.Store(false)
 		}
 		err = b.shut()
 	})
@@ -154,7 +155,7 @@ func (b *Backend) shut() error {
 }
 
 // Checkpoint moves everything into the database file and empties the write-ahead log, so that no file of ours holds
-// bytes of a deleted document any more. Run does it by itself soon after a deletion. It returns an Unavailable error
+// bytes of a document that was deleted, or that it had before it was replaced. Run does it by itself soon after. It returns an Unavailable error
 // if a reader is in the way. What the disk or a backup still holds is outside its reach.
 func (b *Backend) Checkpoint(ctx context.Context) error {
 	w, err := b.acquire(ctx)
@@ -162,9 +163,9 @@ func (b *Backend) Checkpoint(ctx context.Context) error {
 		return err
 	}
 	defer b.release(w)
-	b.erased.Store(false)
+	b.stale.Store(false)
 	if err := b.dialect.checkpoint(w); err != nil {
-		b.erased.Store(true)
+		b.stale.Store(true)
 		return &domain.Error{Kind: domain.Unavailable, Code: "store_busy", Message: "the database is being read; try again", Err: err}
 	}
 	return nil

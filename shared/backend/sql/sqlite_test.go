@@ -259,43 +259,56 @@ func TestCloseEndsRun(t *testing.T) {
 	})
 }
 
+const marker = "jN4bWq8RzT"
+
 // TestErasure looks for the bytes of deleted and replaced documents, and of their index entries, in every file.
 func TestErasure(t *testing.T) {
-	const marker = "jN4bWq8RzT"
-	for name, clean := range map[string]func(t *testing.T, b *sql.Backend) error{
-		"checkpoint": func(_ *testing.T, b *sql.Backend) error { return b.Checkpoint(context.Background()) },
-		"close":      func(_ *testing.T, b *sql.Backend) error { return b.Close() },
-		"run":        runAWhile,
+	changes := map[string]func(tx domain.Tx, n int) error{
+		"deleted":  func(tx domain.Tx, n int) error { return tx.Delete(&note{ID: fmt.Sprint(n)}) },
+		"replaced": func(tx domain.Tx, n int) error { return tx.Put(&note{ID: fmt.Sprint(n), Tag: "other"}) },
+	}
+	changes["both"] = func(tx domain.Tx, n int) error { return changes[[]string{"deleted", "replaced"}[n%2]](tx, n) }
+	for way, clean := range map[string]func(t *testing.T, b *sql.Backend, dir string) error{
+		"checkpoint": func(_ *testing.T, b *sql.Backend, _ string) error { return b.Checkpoint(context.Background()) },
+		"close":      func(_ *testing.T, b *sql.Backend, _ string) error { return b.Close() },
+		"run":        func(t *testing.T, b *sql.Backend, _ string) error { return runAWhile(t, b) },
+		"run by another, which begins now": func(t *testing.T, _ *sql.Backend, dir string) error {
+			return runAWhile(t, openFile(t, filepath.Join(dir, "a.db"), notes))
+		},
 	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				dir := t.TempDir()
-				b := openFile(t, filepath.Join(dir, "a.db"), notes)
-				for n := range 100 {
-					commit(t, b, func(tx domain.Tx) error {
-						return tx.Put(&note{ID: fmt.Sprint(n), Tag: marker, Text: strings.Repeat(marker, 1+n*n)})
-					})
-				}
-				if n := occurrences(t, dir, marker); n == 0 {
-					t.Fatal("the marker is not found even before: this test cannot fail")
-				}
-				for n := range 100 {
-					commit(t, b, func(tx domain.Tx) error {
-						if n%2 == 0 {
-							return tx.Put(&note{ID: fmt.Sprint(n), Tag: "other"})
-						}
-						return tx.Delete(&note{ID: fmt.Sprint(n)})
-					})
-				}
-				if err := clean(t, b); err != nil {
-					t.Fatal(err)
-				}
-				if n := occurrences(t, dir, marker); n != 0 {
-					t.Errorf("the marker is still found %d times", n)
-				}
+		for what, change := range changes {
+			t.Run(what+", "+way, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					dir := t.TempDir()
+					b := marked(t, dir)
+					for n := range 100 {
+						commit(t, b, func(tx domain.Tx) error { return change(tx, n) })
+					}
+					if err := clean(t, b, dir); err != nil {
+						t.Fatal(err)
+					}
+					if n := occurrences(t, dir, marker); n != 0 {
+						t.Errorf("the marker is still found %d times", n)
+					}
+				})
 			})
+		}
+	}
+}
+
+// marked is a database of documents that hold the marker.
+func marked(t *testing.T, dir string) *sql.Backend {
+	t.Helper()
+	b := openFile(t, filepath.Join(dir, "a.db"), notes)
+	for n := range 100 {
+		commit(t, b, func(tx domain.Tx) error {
+			return tx.Put(&note{ID: fmt.Sprint(n), Tag: marker, Text: strings.Repeat(marker, 1+n*n)})
 		})
 	}
+	if n := occurrences(t, dir, marker); n == 0 {
+		t.Fatal("the marker is not found even before: this test cannot fail")
+	}
+	return b
 }
 
 // runAWhile lets the worker's housekeeping do it.

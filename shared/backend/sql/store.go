@@ -112,8 +112,8 @@ func (b *Backend) attempt(ctx context.Context, s *statements, fn func(domain.Tx)
 		return b.dialect.contended(err), fmt.Errorf("committing: %w", err)
 	}
 	committed = true
-	if tx.deleted {
-		b.erased.Store(true)
+	if tx.stale {
+		b.stale.Store(true)
 	}
 	if tx.emitted {
 		b.wake()
@@ -126,7 +126,7 @@ type transaction struct {
 	b *Backend
 	s *statements
 
-	wrote, recorded, emitted, deleted bool
+	wrote, recorded, emitted, stale bool
 
 	failed    error // the first failure of a write or a misuse: the transaction cannot commit any more
 	contended bool
@@ -199,6 +199,7 @@ func (t *transaction) Put(doc domain.Document) error {
 	if err != nil {
 		return t.fail(err)
 	}
+	t.stale = true // maybe: nobody looked whether there was one before
 	_, err = t.write("writing "+tab.name, tab.put, key, body)
 	return err
 }
@@ -212,7 +213,7 @@ func (t *transaction) Delete(doc domain.Document) error {
 	if err != nil {
 		return t.fail(err)
 	}
-	t.deleted = true
+	t.stale = true
 	_, err = t.write("deleting "+tab.name, tab.delete, key)
 	return err
 }

@@ -21,7 +21,7 @@ import (
 const (
 	lease      = 5 * time.Second
 	renewEvery = 1500 * time.Millisecond
-	cleanEvery = 30 * time.Second // after a deletion: see Checkpoint
+	cleanEvery = 30 * time.Second // see Checkpoint
 	lastWord   = time.Second      // for handlers to return once their context has ended
 
 	defaultConcurrency = 8
@@ -304,7 +304,7 @@ func (w *worker) settle(d *delivery, err error) {
 	}
 }
 
-// beat renews the leases of what is being handled, and cleans up after deletions.
+// beat renews the leases of what is being handled, and cleans up behind what was deleted or replaced.
 func (w *worker) beat(stop <-chan struct{}) {
 	tick := time.NewTicker(renewEvery)
 	defer tick.Stop()
@@ -316,11 +316,12 @@ func (w *worker) beat(stop <-chan struct{}) {
 		case <-tick.C:
 		}
 		w.renew()
-		if now := w.b.env.Now(); now.Sub(cleaned) >= cleanEvery && w.b.erased.Load() {
+		if now := w.b.env.Now(); now.Sub(cleaned) >= cleanEvery && w.b.stale.Load() {
 			ctx, cancel := context.WithTimeout(w.ctx, renewEvery)
-			_ = w.b.Checkpoint(ctx) // a reader was in the way: the next beat tries again
+			if w.b.Checkpoint(ctx) == nil { // otherwise a reader was in the way: the next beat tries again
+				cleaned = now
+			}
 			cancel()
-			cleaned = now
 		}
 	}
 }
