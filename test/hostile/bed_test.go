@@ -79,7 +79,7 @@ func rest(t testing.TB) *bed {
 func makeBed() (*bed, error) {
 	b := &bed{world: world{keys: map[domain.Role]string{}, cookies: map[string]string{}, ids: map[string]string{}}}
 	var err error
-	if b.dir, err = os.MkdirTemp("", "hostile"); err != nil {
+	if b.dir, err = tempDir(); err != nil {
 		return nil, err
 	}
 	if b.check, err = contract.New(); err != nil {

@@ -21,10 +21,21 @@ import (
 func TestMain(m *testing.M) {
 	code := m.Run()
 	if b := theBed.bed; b != nil {
-		_ = b.leave()
-		_ = os.RemoveAll(b.dir)
+		_ = b.leave() // the process ends, and its data with it
+	}
+	for _, dir := range temporary {
+		_ = os.RemoveAll(dir)
 	}
 	os.Exit(code)
+}
+
+// temporary are directories that live as long as the process.
+var temporary []string
+
+func tempDir() (string, error) {
+	dir, err := os.MkdirTemp("", "hostile")
+	temporary = append(temporary, dir)
+	return dir, err
 }
 
 // TestGood: what the attacks begin with is taken, or refused for the world's state only. Otherwise they would show

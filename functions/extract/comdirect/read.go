@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"net/http"
 	"net/url"
@@ -134,6 +135,8 @@ func (r *reader) each(l list) error {
 			return misunderstood(errors.New("it gives the same page twice"))
 		case p.count == 0 && first < stated:
 			return misunderstood(fmt.Errorf("the list ends after %d of %d records", first, stated))
+		case first+p.count > stated:
+			return misunderstood(fmt.Errorf("the list has more than the %d records stated", stated))
 		case stated > maxRecords || first+p.count > maxRecords:
 			return misunderstood(fmt.Errorf("the list has more than %d records", maxRecords))
 		}
@@ -325,6 +328,23 @@ func record[T any](raw jsontext.Value) (T, error) {
 	return t, nil
 }
 
+// identifiers are those that a list has given so far, each as a number of 64 bits, whatever its length.
+type identifiers map[uint64]struct{}
+
+var identifierSeed = maphash.MakeSeed()
+
+// errTwice: where the bank's pages do not fit together, one record comes twice and another not at all, and the count is
+// right all the same.
+var errTwice = errors.New("it lists the same thing twice")
+
+// once notes an identifier, and is false if it was given before.
+func (known identifiers) once(id string) bool {
+	sum := maphash.String(identifierSeed, id)
+	_, again := known[sum]
+	known[sum] = struct{}{}
+	return !again
+}
+
 // collect reads a short list whole.
 func collect[T any](r *reader, path string) ([]T, error) {
 	var all []T
@@ -345,9 +365,13 @@ func (r *reader) allBalances() ([]balance, error) {
 		return r.balances, nil
 	}
 	all, err := collect[balance](r, pathBalances)
+	known := identifiers{}
 	for i := range all {
 		if err == nil && !plainID.MatchString(all[i].id()) {
 			err = misunderstood(errors.New("an account has no usable identifier"))
+		}
+		if err == nil && !known.once(all[i].id()) {
+			err = misunderstood(errTwice)
 		}
 	}
 	if err != nil {
@@ -364,9 +388,13 @@ func (r *reader) allDepots() ([]depot, error) {
 		return r.depots, nil
 	}
 	all, err := collect[depot](r, pathDepots)
+	known := identifiers{}
 	for i := range all {
 		if err == nil && !plainID.MatchString(all[i].ID) {
 			err = misunderstood(errors.New("a depot has no usable identifier"))
+		}
+		if err == nil && !known.once(all[i].ID) {
+			err = misunderstood(errTwice)
 		}
 	}
 	if err != nil {

@@ -326,8 +326,14 @@ type position struct {
 
 func (r *reader) readPositions(give give) error {
 	return r.eachDepot(func(d depot) list {
+		known := identifiers{}
 		return list{path: pathDepot + d.ID + "/positions", query: url.Values{"with-attr": {"instrument"}},
-			item: gives(give, func(p *position) (domain.Record, error) { return p.record(d.ID) })}
+			item: gives(give, func(p *position) (domain.Record, error) {
+				if !known.once(p.ID) {
+					return nil, errTwice
+				}
+				return p.record(d.ID)
+			})}
 	})
 }
 
@@ -630,11 +636,15 @@ type order struct {
 
 func (r *reader) readOrders(give give) error {
 	return r.eachDepot(func(d depot) list {
+		known := identifiers{}
 		return list{path: pathOrders + d.ID + "/v3/orders", query: url.Values{"with-attr": {"instrument"}},
 			item: func(raw jsontext.Value) error {
 				o, err := record[order](raw)
 				if err != nil {
 					return err
+				}
+				if !known.once(o.ID) {
+					return misunderstood(errTwice)
 				}
 				for _, single := range o.singles() {
 					rec, err := single.record(d.ID)
