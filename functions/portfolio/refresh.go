@@ -161,7 +161,8 @@ func (r *reading) allowed(consent *domain.Consent, interval time.Duration, now d
 		return errNoCredential
 	}
 	failed := r.session != nil && r.session.State != domain.SessionComplete
-	if wait := conn.LastRefreshedAt.Add(interval).Sub(now); !failed && !conn.LastRefreshedAt.IsZero() && wait > 0 {
+	since := now.Sub(conn.LastRefreshedAt) // long before zero, if the clock was put back: then nobody knows, and it is allowed
+	if wait := interval - since; !failed && !conn.LastRefreshedAt.IsZero() && since > -interval && wait > 0 {
 		return &domain.Error{Kind: domain.RateLimited, Code: "refreshed_just_now", RetryAfter: wait,
 			Message: "this connection was read just now; wait as Retry-After says"}
 	}

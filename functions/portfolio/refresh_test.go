@@ -160,6 +160,15 @@ func TestRefreshesAtOnceMakeOneSession(t *testing.T) {
 	}
 }
 
+// TestRefreshAfterTheClockWasPutBack: a reading that lies an hour ahead tells nothing of when the next may be.
+func TestRefreshAfterTheClockWasPutBack(t *testing.T) {
+	h := build(t)
+	h.conn.LastRefreshedAt = h.env.Now().Add(time.Hour)
+	h.session(domain.SessionComplete)
+	h.put(h.conn)
+	h.want(202, "", "POST", h.path("/refresh"))
+}
+
 func TestRefreshIsIdempotent(t *testing.T) {
 	h := build(t)
 	h.store.after = errLost

@@ -55,7 +55,7 @@ const (
 // hold. Safe for concurrent use.
 type Keys struct {
 	dir         string
-	sets        map[KeyName]keys
+	sets        map[KeyName]*keys
 	pseudonym   domain.Secret
 	link        domain.Secret
 	certificate ed25519.PrivateKey
@@ -64,7 +64,8 @@ type Keys struct {
 
 // LocalKeys reads the keys in dir, and makes those that are missing. The directory has mode 0700 and each file 0600;
 // looser ones are refused. Files are numbered: of each key the highest number closes, and all of them open. Of two
-// processes that begin at once, both use what the faster one wrote.
+// processes that begin at once, both use what the faster one wrote; and what one closes under a key that it made later,
+// the other opens too, for it looks again at the files.
 //
 // An RSA-4096 key takes a second to make, so the first one is made in the background: what needs it waits.
 func LocalKeys(dir string) (*Keys, error) {
@@ -72,14 +73,11 @@ func LocalKeys(dir string) (*Keys, error) {
 		return nil, err
 	}
 	dropDrafts(dir)
-	k := &Keys{dir: dir, sets: map[KeyName]keys{}}
+	k := &Keys{dir: dir, sets: map[KeyName]*keys{}}
 	for _, name := range KeyNames {
-		files, err := ensure(dir, string(name), newKeysetFile)
-		if err != nil {
+		k.sets[name] = &keys{ring[tink.AEAD]{dir: dir, name: string(name), fresh: newKeysetFile, read: readKeysets}}
+		if err := k.sets[name].ensure(); err != nil {
 			return nil, err
-		}
-		if k.sets[name], err = readKeysets(files); err != nil {
-			return nil, fmt.Errorf("reading key %s: %w", name, err)
 		}
 	}
 	var err error
@@ -92,7 +90,14 @@ func LocalKeys(dir string) (*Keys, error) {
 	if k.certificate, err = ensureCertificate(dir); err != nil {
 		return nil, err
 	}
-	k.inner = sync.OnceValues(func() ([]*rsa.PrivateKey, error) { return ensureInner(dir) })
+	inner := &ring[*rsa.PrivateKey]{dir: dir, name: fileInner, fresh: newInnerFile, read: readInner}
+	first := sync.OnceValue(inner.ensure)
+	k.inner = func() ([]*rsa.PrivateKey, error) {
+		if err := first(); err != nil {
+			return nil, err
+		}
+		return inner.now(), nil
+	}
 	there, err := list(dir, fileInner)
 	if err != nil {
 		return nil, err
@@ -171,12 +176,12 @@ func (k *Keys) Pseudonym() domain.Secret { return k.pseudonym }
 // Link is the HMAC key behind investors' links: 32 bytes. Do not wipe it.
 func (k *Keys) Link() domain.Secret { return k.link }
 
-// RotateInner makes a new key of the inner gate in dir. Processes use it from their next start; the older keys open
-// what was sealed to them for as long as their files are there. All processes on dir must be restarted together: one
-// that runs on does not know the new key.
+// RotateInner makes a new key of the inner gate in dir. Running processes use it at once; the older keys open what was
+// sealed to them for as long as their files are there.
 func RotateInner(dir string) error { return rotate(dir, fileInner, newInnerFile) }
 
-// Rotate makes a new key of that name in dir, in the manner of RotateInner.
+// Rotate makes a new key of that name in dir. Running processes open what was closed under it, and close under it
+// themselves from then on, or from their next start.
 func Rotate(dir string, name KeyName) error {
 	if !slices.Contains(KeyNames, name) {
 		return fmt.Errorf("rotating key: want one of %q", KeyNames)
@@ -266,23 +271,6 @@ func newKeysetFile() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-func readKeysets(files [][]byte) (keys, error) {
-	var all keys
-	for _, content := range files {
-		handle, err := insecurecleartextkeyset.Read(keyset.NewJSONReader(bytes.NewReader(content)))
-		clear(content)
-		if err != nil {
-			return nil, fmt.Errorf("the file is damaged; restore it from a copy: %w", err)
-		}
-		key, err := aead.New(handle)
-		if err != nil {
-			return nil, fmt.Errorf("the file is damaged; restore it from a copy: %w", err)
-		}
-		all = append(all, key)
-	}
-	return all, nil
-}
-
 func ensureSecret(dir, name string) (domain.Secret, error) {
 	files, err := ensure(dir, name, func() ([]byte, error) {
 		b := make([]byte, secretKeySize)
@@ -327,23 +315,6 @@ func newInnerFile() ([]byte, error) {
 	return writePEM(key)
 }
 
-func ensureInner(dir string) ([]*rsa.PrivateKey, error) {
-	files, err := ensure(dir, fileInner, newInnerFile)
-	if err != nil {
-		return nil, err
-	}
-	var all []*rsa.PrivateKey
-	for _, content := range files {
-		key, ok := readPEM(content).(*rsa.PrivateKey)
-		clear(content)
-		if !ok || key.N.BitLen() != innerBits {
-			return nil, fmt.Errorf("reading key %s: want RSA-%d; the file is damaged, restore it from a copy", fileInner, innerBits)
-		}
-		all = append(all, key)
-	}
-	return all, nil
-}
-
 func writePEM(key any) ([]byte, error) {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
@@ -367,32 +338,10 @@ func readPEM(content []byte) any {
 	return key
 }
 
-// keys are the keys of one name, oldest first: the newest closes, all open.
-type keys []tink.AEAD
-
-var errNoKey = errors.New("using local key: there is no key of that name")
-
-func (k keys) Encrypt(plain, label []byte) ([]byte, error) {
-	if len(k) == 0 {
-		return nil, errNoKey
-	}
-	return k[len(k)-1].Encrypt(plain, label)
-}
-
-func (k keys) Decrypt(sealed, label []byte) (plain []byte, err error) {
-	err = errNoKey
-	for _, key := range slices.Backward(k) {
-		if plain, err = key.Decrypt(sealed, label); err == nil {
-			return plain, nil
-		}
-	}
-	return nil, err
-}
-
 // The halves hide the other half from type assertions too.
 type (
-	closingHalf struct{ k keys }
-	openingHalf struct{ k keys }
+	closingHalf struct{ k *keys }
+	openingHalf struct{ k *keys }
 	innerHalf   struct{ key *rsa.PrivateKey }
 )
 

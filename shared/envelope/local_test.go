@@ -313,7 +313,7 @@ func TestRotation(t *testing.T) {
 	}
 	all.Wait()
 	after := localKeys(t, dir)
-	if n := len(after.sets[KeySession]); n != 4 {
+	if n := len(after.sets[KeySession].known()); n != 4 {
 		t.Errorf("%d session keys after three rotations; want 4", n)
 	}
 	if _, err := after.Decrypter(KeySession).Decrypt(old, nil); err != nil {
@@ -323,8 +323,21 @@ func TestRotation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := before.Decrypter(KeySession).Decrypt(fresh, nil); err == nil {
+	if _, err := open(before.sets[KeySession].known(), fresh, nil); err == nil {
 		t.Error("the old key still closes")
+	}
+	if plain, err := before.Decrypter(KeySession).Decrypt(fresh, nil); err != nil || string(plain) != "x" {
+		t.Errorf("a process that runs on does not open what another one closed: %v", err)
+	}
+	fresh, err = before.Encrypter(KeySession).Encrypt([]byte("y"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := open(after.sets[KeySession].known()[3:], fresh, nil); err != nil {
+		t.Errorf("a process that knows the new key does not close under it: %v", err)
+	}
+	if was, err := before.InnerKids(); err != nil || len(was) != 2 {
+		t.Errorf("a process that runs on knows inner keys %v, %v", was, err)
 	}
 	kids, err := after.InnerKids()
 	jwk, err2 := after.InnerPublic()

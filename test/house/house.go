@@ -127,6 +127,7 @@ type Options struct {
 	Interval    time.Duration // between readings that a client asks for; 0 means 1 ms
 	BankOptions bank.Options
 	Terms       consent.Terms
+	Webhooks    []netip.AddrPort // private addresses that webhooks may go to, beside the inbox
 	LogLevel    slog.Level
 	Env         []string          // added to the process's environment
 	Program     string            // the test's own binary, built in another way; empty means as it runs
@@ -157,7 +158,7 @@ func Open(t testing.TB, o Options) *House {
 	t.Helper()
 	dir := t.TempDir()
 	h := &House{Data: filepath.Join(dir, "data"), Log: filepath.Join(dir, "stderr"), options: o}
-	copyKeys(t, o.Keys, home.KeysIn(h.Data))
+	CopyKeys(t, o.Keys, home.KeysIn(h.Data))
 	h.Bank = bank.New(o.BankOptions)
 	server, err := bank.ServeTLS(h.Bank, "127.0.0.1:0")
 	must(t, err)
@@ -171,7 +172,7 @@ func Open(t testing.TB, o Options) *House {
 		interval = time.Millisecond
 	}
 	h.order = order{Data: h.Data, Backend: o.Backend, API: reserve(t), Pages: reserve(t), Bank: server.Address(), CA: server.CertPEM(),
-		Webhooks: []netip.AddrPort{netip.MustParseAddrPort(l.Addr().String())}, Interval: interval, Sweep: o.Sweep, Pace: o.Pace, LogLevel: o.LogLevel}
+		Webhooks: append([]netip.AddrPort{netip.MustParseAddrPort(l.Addr().String())}, o.Webhooks...), Interval: interval, Sweep: o.Sweep, Pace: o.Pace, LogLevel: o.LogLevel}
 	t.Cleanup(func() {
 		h.Kill()
 		ctx, done := context.WithTimeout(context.Background(), 5*time.Second)
@@ -205,8 +206,8 @@ func (h *House) WithStore(t testing.TB, fn func(*home.Backend)) {
 	must(t, b.Close())
 }
 
-// copyKeys gives a house the keys of another one, if there are any.
-func copyKeys(t testing.TB, from, to string) {
+// CopyKeys gives a house the keys of another one, if there are any.
+func CopyKeys(t testing.TB, from, to string) {
 	t.Helper()
 	if from == "" {
 		return
