@@ -58,6 +58,9 @@ func main() {
 	parsed := kong.Parse(&c, kong.Name("sluis"), kong.Description("Account information with the investor's consent: consent, seal, read, deliver, erase."),
 		kong.UsageOnError(), kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.BindTo(ctx, (*context.Context)(nil)))
 	slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level(c.LogLevel, parsed.Command()), ReplaceAttr: cloudNames})))
+	if err := withoutCore(); err != nil {
+		slog.Warn(err.Error())
+	}
 	if err := parsed.Run(&c.options); err != nil {
 		fmt.Fprintln(os.Stderr, "sluis: "+err.Error())
 		stop()

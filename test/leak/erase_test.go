@@ -43,7 +43,7 @@ func TestErasedIsGone(t *testing.T) {
 	if err := archive.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if found := s.onDisk(t, archive.Vanish); len(found) == 0 {
+	if found := s.onDisk(t, archive.Vanish); len(found.Leaks) == 0 {
 		t.Error("nothing is on the disk before the erasure: the search looks at the wrong thing")
 	}
 	for _, id := range ids {
@@ -76,7 +76,7 @@ func TestReplacedIsGone(t *testing.T) {
 }
 
 // onDisk searches the data directory for pieces of ciphertext.
-func (s *scene) onDisk(t *testing.T, pieces []Canary) []string {
+func (s *scene) onDisk(t *testing.T, pieces []Canary) *Tour {
 	t.Helper()
 	search := NewSearcher()
 	for _, c := range pieces {
@@ -86,7 +86,7 @@ func (s *scene) onDisk(t *testing.T, pieces []Canary) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return tour.Leaks
+	return tour
 }
 
 // vanishing bounds the wait for the house to clean up behind itself.
@@ -96,7 +96,7 @@ const vanishing = 40 * time.Second
 // clock.
 func (s *scene) vanishes(t *testing.T, pieces []Canary) {
 	t.Helper()
-	var left []string
+	left := &Tour{}
 	shift := time.Duration(0)
 	for deadline := time.Now().Add(vanishing); time.Now().Before(deadline); {
 		shift += time.Minute
@@ -104,12 +104,10 @@ func (s *scene) vanishes(t *testing.T, pieces []Canary) {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Second)
-		if left = s.onDisk(t, pieces); len(left) == 0 {
+		if left = s.onDisk(t, pieces); len(left.Leaks) == 0 {
 			t.Logf("gone after %s of the house's clock", shift)
 			return
 		}
 	}
-	for _, l := range left[:min(len(left), 20)] {
-		t.Error(l)
-	}
+	report(t, left, nil)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -126,18 +127,20 @@ func (s *scene) play(t *testing.T, all []journey.Journey, after func(step string
 	group.Wait()
 }
 
+// report says where which class leaks, with one example of each.
 func report(t *testing.T, tour *Tour, err error) {
 	t.Helper()
 	if err != nil {
 		t.Error(err)
 	}
-	slices.Sort(tour.Leaks)
-	for i, leak := range tour.Leaks {
-		if i == 40 {
-			t.Errorf("and %d more", len(tour.Leaks)-i)
-			break
-		}
-		t.Error(leak)
+	count, example := map[string]int{}, map[string]Leak{}
+	for _, l := range tour.Leaks {
+		what := string(l.Canary.Class) + " in " + l.Place
+		count[what]++
+		example[what] = l
+	}
+	for _, what := range slices.Sorted(maps.Keys(count)) {
+		t.Errorf("%d times %s, for example in %s: %s", count[what], what, example[what].Piece, example[what].Finding)
 	}
 }
 
@@ -167,7 +170,7 @@ func TestNothingLeaks(t *testing.T) {
 	if err := archive.Look(t.Context()); err != nil {
 		t.Error(err)
 	}
-	places := append(s.traffic.Answers(), s.traffic.Addresses(), Place{"data directory after the journeys", stored, Files(s.Data)},
+	places := append(slices.Concat(s.traffic.Answers(), s.traffic.Addresses()), Place{"data directory after the journeys", stored, Files(s.Data)},
 		Place{"log", nil, File(s.Log)}, Place{"command", nil, Command(s.PID())}, Place{"temporary files", nil, Files(s.tmp)},
 		Place{"webhooks", []Class{Reference}, Text("all", onlyWebhooks(webhooks.all))},
 		Place{"addresses asked of the bank", []Class{Personal}, Text("all", []byte(strings.Join(s.witness.Asked(), "\n")))})

@@ -24,9 +24,15 @@ type Pieces func(each func(name string, data []byte)) error
 
 // Tour is what a search of places found.
 type Tour struct {
-	Leaks []string                 // what must not be there
+	Leaks []Leak                   // what must not be there
 	Met   map[string]map[Class]int // what may be, by place: a search that finds nothing anywhere is blind
 	Bytes int64
+}
+
+// Leak is a find in a place where it may not be.
+type Leak struct {
+	Place, Piece string
+	Finding
 }
 
 // Visit searches places.
@@ -42,7 +48,7 @@ func (s *Searcher) Visit(places ...Place) (*Tour, error) {
 					met[f.Canary.Class]++
 					continue
 				}
-				tour.Leaks = append(tour.Leaks, fmt.Sprintf("%s, %s: %s", p.Name, name, f))
+				tour.Leaks = append(tour.Leaks, Leak{p.Name, name, f})
 			}
 		})
 		if err != nil {
@@ -192,22 +198,24 @@ func bodies(all []*Exchange, refused bool) Pieces {
 	}
 }
 
-// Addresses are what stands in logs of proxies and in histories of browsers: path, query and Referer. A link's token
-// stands in its own address, where it works once.
-func (tr *Traffic) Addresses() Place {
-	return Place{"addresses asked for", []Class{Link, Stray}, func(each func(string, []byte)) error {
-		for _, x := range tr.Seen() {
-			path, query, _ := strings.Cut(x.Address, "?")
-			if strings.HasPrefix(x.Route, "GET /i/") || strings.HasPrefix(x.Route, "POST /i/") {
-				each("link", []byte(path))
-			} else {
-				query = path + "?" + query
+// Addresses are what stands in logs of proxies and in histories of browsers: where somebody asked, came from or was sent
+// to. A link's token stands in its own address, where it works once.
+func (tr *Traffic) Addresses() []Place {
+	each := func(own bool) Pieces {
+		return func(each func(string, []byte)) error {
+			for _, x := range tr.Seen() {
+				if isLink := strings.HasSuffix(x.Route, " /i/{token}"); isLink == own {
+					each(x.Route, []byte(x.Address))
+				}
+				if !own {
+					each(x.Route+", Referer", []byte(strings.ReplaceAll(x.Asked.Get("Referer"), "/i/", "/link/")))
+					each(x.Route+", Location", []byte(x.Answered.Get("Location")))
+				}
 			}
-			each("other", []byte(strings.ReplaceAll(query, "/i/", "/link/")))
-			each("Referer", []byte(x.Asked.Get("Referer")))
+			return nil
 		}
-		return nil
-	}}
+	}
+	return []Place{{"links asked for", []Class{Link, Stray}, each(true)}, {"addresses", []Class{Stray}, each(false)}}
 }
 
 // Uncached lists answers that a cache on the way, or the browser's own, might keep: all but the pages' static files must

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log"
 	"mime"
 	"net/http"
 	"net/http/httptest"
@@ -72,6 +73,7 @@ func (tr *Traffic) Before(t testing.TB, host, address string) string {
 		ModifyResponse: func(resp *http.Response) error { return tr.keep(host, resp) },
 		Transport:      &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 32},
 		FlushInterval:  -1,
+		ErrorLog:       log.New(io.Discard, "", 0), // a house that dies breaks answers off
 		ErrorHandler:   func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
 	}
 	s := httptest.NewServer(p)
