@@ -260,8 +260,8 @@ type narrowing struct {
 }
 
 // narrowConsent answers PATCH /v1/consents/{consent}: products and advisors may be taken away, never added, as the
-// investor agreed to no more. What is taken away is out of reach at once; stored parts of a product that was taken away
-// go with the next reading, whose version no longer refers to them.
+// investor agreed to no more. What is taken away is out of reach at once; what is stored of a product that was taken away
+// is erased by an event.
 func (s *Service) narrowConsent(ctx context.Context, call *serve.Call) (serve.Answer, error) {
 	id, err := serve.PathID(call, "consent", domain.ParseID[domain.ConsentID])
 	if err != nil {
@@ -299,7 +299,10 @@ func (s *Service) narrowConsent(ctx context.Context, call *serve.Call) (serve.An
 			return err
 		}
 		forget(con, c.Products)
-		return putAll(tx, c, con)
+		if err := putAll(tx, c, con); err != nil || len(c.Products) == len(products) {
+			return err
+		}
+		return tx.Emit(domain.Event{Topic: domain.TopicErasure, Subject: con.Key(), Custodian: con.Custodian, Lane: string(con.ClientID)})
 	})
 	if err != nil {
 		return serve.Answer{}, err

@@ -147,8 +147,8 @@ func (s *Service) certificates(ctx context.Context, id domain.ConnectionID, curs
 	return signed, next, nil
 }
 
-// Erasure takes an erasure-requested event, whose subject is a connection: it finishes what broke off, and if the
-// consent has ended, erases all. Done twice, it does nothing the second time.
+// Erasure takes an erasure-requested event, whose subject is a connection: it finishes what broke off, and
+// erases all if the consent has ended, or else what it covers no more. Done twice, it does nothing the second time.
 func (s *Service) Erasure(ctx context.Context, e domain.Event) error {
 	conn := &domain.Connection{ID: domain.ConnectionID(e.Subject)}
 	if err := s.Store.Get(ctx, conn); err != nil {
@@ -173,7 +173,7 @@ func (s *Service) Erasure(ctx context.Context, e domain.Event) error {
 		}
 	}
 	if !domain.ConsentMoves.Final(consent.State) {
-		return nil
+		return s.narrow(ctx, req, consent)
 	}
 	req.scope, req.cause = domain.EraseAll, "consent_"+string(consent.State)
 	_, err := s.erase(ctx, req)

@@ -228,7 +228,7 @@ func (h *house) fill(parts int) {
 		docs = append(docs, p)
 	}
 	for i := range parts {
-		docs = append(docs, &domain.Part{ID: fmt.Sprintf("part_%s_%03d", id, i), ConnectionID: id, CreatedAt: now, Sealed: []byte("part")})
+		docs = append(docs, &domain.Part{ID: fmt.Sprintf("part_%s_%03d", id, i), ConnectionID: id, Product: domain.ProductCash, CreatedAt: now, Sealed: []byte("part")})
 	}
 	h.conn.SessionID, h.conn.NextRefreshAt, h.conn.LastRefreshedAt = waiting.ID, now.Add(24*time.Hour), now
 	h.conn.Products = map[domain.Product]domain.ProductStatus{domain.ProductCash: {State: domain.ProductComplete, Count: 1}}

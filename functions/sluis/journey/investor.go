@@ -261,6 +261,9 @@ func (in *investor) send(ctx context.Context, body map[string]string) error {
 
 // image fetches the challenge's picture and makes sure that it is one.
 func (in *investor) image(ctx context.Context) error {
+	if in.state.Challenge == nil {
+		return errors.New("the bank asks nothing")
+	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, in.Pages+in.state.Challenge.ImageURL, nil)
 	if err != nil {
 		return err

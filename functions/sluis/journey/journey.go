@@ -145,6 +145,13 @@ func (p *Player) Visit(ctx context.Context, method, path string, body, out any) 
 	return p.investor.do(ctx, method, path, body, out)
 }
 
+// Elsewhere is a player of the same consent: the client at another desk, the investor at another browser, with no visit yet.
+func (p *Player) Elsewhere() *Player {
+	app, investor := *p.app, *p.investor
+	investor.cookie, investor.state = nil, challenge.State{}
+	return &Player{app: &app, investor: &investor}
+}
+
 // Asked is the bank's question as the page saw it last, and empty where there is none.
 func (p *Player) Asked() domain.ChallengeID {
 	if p.investor.state.Challenge == nil {
