@@ -192,6 +192,7 @@ func (l *lane) judge(ctx context.Context, r *run, walkers []*walker, since time.
 			l.t.Errorf("run %d, %s: drawing the books: %v", r.number, w.journey.Name, err)
 			continue
 		}
+		l.orphans += own.open
 		for _, check := range checks {
 			for _, wrong := range check.wrong(own) {
 				l.t.Errorf("run %d, %s: %s: %s", r.number, w.journey.Name, check.name, wrong)

@@ -235,8 +235,9 @@ func logins(b *books) (wrong []string) {
 	return wrong
 }
 
-// bankSessions: none stands open at the bank, but of logins that a kill cut off before the way in was kept. Nobody can
-// close those; a bank ends them by itself.
+// bankSessions: none stands open at the bank, but of logins that a kill cut off between the bank's answer to the password
+// and the commit that keeps the way in. Only the dead process knew the token, so nobody can close those; the bank ends
+// them by itself, comdirect after at most 20 minutes. There is at most one for each session that ended as interrupted.
 func bankSessions(b *books) []string {
 	return atMost("sessions open at the bank", b.open, min(b.ended(domain.ReasonInterrupted), b.kills))
 }

@@ -33,7 +33,7 @@ type walker struct {
 }
 
 // giveUp is how long one step may take, restarts and all.
-const giveUp = 2 * time.Minute
+const giveUp = 4 * time.Minute
 
 // move takes the step at i and says which is next.
 type move func(w *walker, ctx context.Context, i int, repeated bool) (next int, err error)
