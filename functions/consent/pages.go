@@ -23,6 +23,7 @@ type sheet struct {
 	w      http.ResponseWriter
 	r      *http.Request
 	chosen bool // the visitor chose the language, so links keep it
+	lost   bool // there is no page at this address
 	now    domain.Time
 	region string // where this process keeps data
 
@@ -94,10 +95,7 @@ const maxForm = 4 << 10
 func (s *Service) page(fn pageHandler) http.Handler {
 	crossOrigin := http.NewCrossOriginProtection()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.secure(w.Header())
-		w.Header().Set("Cache-Control", "no-store")
-		p := &sheet{w: w, r: r, site: theSite(), now: s.Env.Now(), region: s.Env.Region, Status: http.StatusOK}
-		p.guessLanguage()
+		p := s.sheet(w, r)
 		defer func() {
 			if v := recover(); v != nil {
 				if v == http.ErrAbortHandler {
@@ -127,9 +125,25 @@ func (s *Service) page(fn pageHandler) http.Handler {
 	})
 }
 
-// Lost answers what there is no page for.
+// sheet begins the answer to a request.
+func (s *Service) sheet(w http.ResponseWriter, r *http.Request) *sheet {
+	s.secure(w.Header())
+	w.Header().Set("Cache-Control", "no-store")
+	p := &sheet{w: w, r: r, site: theSite(), now: s.Env.Now(), region: s.Env.Region, Status: http.StatusOK}
+	p.guessLanguage()
+	return p
+}
+
+// Lost answers what there is no page for. Nothing of the request is looked at but its language.
 func (s *Service) Lost() http.Handler {
-	return s.page(func(*sheet) (string, error) { return "", domain.ErrNotFound })
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		p, err := s.sheet(w, r), error(domain.ErrNotFound)
+		if limit := s.Door.Take(w, r); limit != nil {
+			err = limit
+		}
+		p.lost = true
+		s.fail(p, err)
+	})
 }
 
 func (s *Service) admit(p *sheet, crossOrigin *http.CrossOriginProtection) error {
@@ -259,9 +273,10 @@ type tongue struct {
 	Current                bool
 }
 
-// Languages is the switch. Pages that answer a form have none: their address cannot be opened again.
+// Languages is the switch. Pages that answer a form have none: their address cannot be opened again. Where there is no
+// page there is none either: the address may be anything, and //other.example in a link would lead to another host.
 func (p *sheet) Languages() []tongue {
-	if p.r.Method != http.MethodGet && p.r.Method != http.MethodHead {
+	if p.lost || p.r.Method != http.MethodGet && p.r.Method != http.MethodHead {
 		return nil
 	}
 	var all []tongue

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 
@@ -44,21 +46,27 @@ func (c clientAdd) Run(ctx context.Context, o *options) error {
 	})
 }
 
+var savingShape = regexp.MustCompile(`^([a-z]+)=(?:(none|latest)|(history):([1-9][0-9]{0,3}))$`)
+
+// parseSaving reads what may be kept of each product. What it does not know, AddClient refuses.
 func parseSaving(pairs []string) (map[domain.Product]domain.Saving, error) {
 	out := map[domain.Product]domain.Saving{}
 	for _, pair := range pairs {
-		product, scope, ok := strings.Cut(pair, "=")
-		name, days, _ := strings.Cut(scope, ":")
-		s := domain.Saving{Scope: domain.SavingScope(name)}
-		if days != "" {
-			if _, err := fmt.Sscanf(days, "%d", &s.Days); err != nil {
-				ok = false
-			}
-		}
-		if !ok {
+		words := savingShape.FindStringSubmatch(pair)
+		if words == nil {
 			return nil, fmt.Errorf("--saving %s: want product=none, product=latest or product=history:DAYS", pair)
 		}
-		out[domain.Product(product)] = s
+		product, s := domain.Product(words[1]), domain.Saving{Scope: domain.SavingScope(words[2] + words[3])}
+		if _, twice := out[product]; twice {
+			return nil, fmt.Errorf("--saving %s: %s stands there already", pair, product)
+		}
+		if words[4] != "" {
+			var err error
+			if s.Days, err = strconv.Atoi(words[4]); err != nil {
+				return nil, fmt.Errorf("--saving %s: %w", pair, err)
+			}
+		}
+		out[product] = s
 	}
 	return out, nil
 }

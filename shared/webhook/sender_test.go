@@ -313,3 +313,25 @@ func TestSendWithABadSecretSendsNothing(t *testing.T) {
 		t.Errorf("%v after %d calls", err, calls.Load())
 	}
 }
+
+// FuzzRetryAfter: whatever an endpoint writes, the wait is within bounds; and what is a number of seconds is that.
+func FuzzRetryAfter(f *testing.F) {
+	now := domain.At(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC))
+	for _, text := range []string{"", "0", "120", " 120 ", "-1", "+5", "1e3", "99999999999999999999", "4294967296", "9223372036854775807", "NaN", "0x10",
+		"Sun, 01 Mar 2026 12:05:00 GMT", "Sunday, 01-Mar-26 12:05:00 GMT", "Sun Mar  1 12:05:00 2026", "Fri, 31 Dec 9999 23:59:59 GMT",
+		"Mon, 01 Jan 0001 00:00:00 GMT", "120, 5", "120\x00", "\xff"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		wait := retryAfter(text, now)
+		if wait < 0 || wait > MaxRetryAfter {
+			t.Errorf("%q: %v", text, wait)
+		}
+		if n, err := strconv.Atoi(text); err == nil && n >= 0 && n < 1000 && text[0] != '+' && wait != time.Duration(n)*time.Second {
+			t.Errorf("%q: %v", text, wait)
+		}
+		if next, ok := Delay(domain.Env{}, 1, wait); !ok || next < wait || next > MaxRetryAfter {
+			t.Errorf("%q: the next try is after %v", text, next)
+		}
+	})
+}

@@ -10,6 +10,22 @@
 //	routes_test.go  the routes, and a good request for each, which the attacks are made from
 //	answer_test.go  what no answer may be
 //	body_test.go    JSON bodies: each as a whole, and each member of each
+//	wire_test.go    requests byte by byte over real connections: lines, headers, lengths, codings
+//	slow_test.go    those who send or read slowly, or are too many; and that nothing of them is left
+//	fuzz_test.go    fuzz targets for bodies, forms, addresses, keys, webhooks' configuration, times and identifiers
+//	gate_test.go    fuzz targets for both gates, with sealed input taken apart and put together wrongly
+//	bank_test.go    a fuzz target for the connector: one of the bank's answers goes wrong
+//
+// The fuzz targets run their seeds with every go test. To look for more, for ten minutes each:
+//
+//	test/hostile/fuzz
+//
+// and for as long as you like, with those only whose names match: test/hostile/fuzz 2m 'FuzzBank|FuzzCode'. It finds every
+// target of the module, those beside the code too. What it finds is written to testdata/fuzz beside the target, and is a
+// seed of every later run.
+//
+// The flag -long sends every shape to every route and waits for the longest of a server's bounds, and -seed says which
+// shapes are left out without it.
 package hostile
 
 import (
