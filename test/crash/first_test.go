@@ -119,7 +119,10 @@ func TestRotation(t *testing.T) {
 		var complaint bytes.Buffer
 		p.Stderr = &complaint
 		must(t, p.Start())
-		time.Sleep(time.Duration(10+random.IntN(40)) * time.Millisecond) // a process of its own
+		for deadline := time.Now().Add(time.Minute); keyFiles(t, dir)[string(envelope.KeyOuter)] == rotated && time.Now().Before(deadline); {
+			time.Sleep(time.Millisecond) // a process of its own: until it has begun
+		}
+		time.Sleep(time.Duration(random.IntN(20)) * time.Millisecond)
 		must(t, p.Process.Kill())
 		_ = p.Wait() // "signal: killed"
 		if complaint.Len() > 0 {
