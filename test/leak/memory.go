@@ -20,7 +20,7 @@ var remembrance []byte
 // that is told to remember something does.
 func init() {
 	house.Commands["remember"] = func(what string) error {
-		remembrance = []byte(what)
+		remembrance = append(remembrance, what...)
 		return nil
 	}
 	house.Commands["collect"] = func(string) error {
