@@ -254,7 +254,7 @@ func FuzzAuthorization(f *testing.F) {
 func FuzzEndpoint(f *testing.F) {
 	b := rest(f)
 	i := slices.IndexFunc(b.routes, func(r route) bool { return r.ID == "createEndpoint" })
-	for _, address := range []string{"https://hooks.example.com/a", "http://hooks.example.com", "https://127.0.0.1/", "https://127.1/", "https://0x7f.1/",
+	for _, address := range []string{"https://hooks.example.com/a", "http://hooks.example.com", "http://hooks.example.com:8080/", "https://127.0.0.1/", "https://127.1/", "https://0x7f.1/",
 		"https://2130706433/", "https://[::1]/", "https://[::ffff:10.0.0.1]/", "https://169.254.169.254/latest", "https://localhost/", "https://a.localhost/",
 		"https://u:p@example.com/", "https://example.com:22/", "https://example.com:/", "https://example.com#x", "https://exämple.com/", "https://example.com\x00/",
 		"//example.com", "https:example.com", "HTTPS://EXAMPLE.COM/", "https://example.com/%zz", "https://[fe80::1%25eth0]/", "https://metadata.google.internal/"} {
