@@ -46,7 +46,7 @@ var mischiefs = []struct {
 		return nil
 	}},
 	{"another status", true, func(m mischief, r *http.Response, body []byte) []byte {
-		r.StatusCode = 300 + int(m.at)%300
+		r.StatusCode = m.status()
 		return body
 	}},
 	{"a record lost", true, func(m mischief, _ *http.Response, body []byte) []byte {
@@ -324,6 +324,15 @@ func figures(t *testing.T, v reflect.Value) {
 // visited are logins that read in few requests, each by another way in.
 var visited = []string{"20000005", "20000001", "20000004", "20000003", "20000006"}
 
+// status is what the bank answers with in place of its own.
+func (m mischief) status() int { return 300 + int(m.at)%300 }
+
+// shortens says whether the bank seems to refuse the question itself. The connector then asks for transactions without
+// a first day, and gets those of the time that the bank chooses: another list, and a whole one.
+func (m mischief) shortens() bool {
+	return m.status() == http.StatusBadRequest || m.status() == http.StatusUnprocessableEntity
+}
+
 // FuzzBank lets one of the bank's answers go wrong. Whatever it says, the reading ends, neither asks nor reads without
 // end, and gives on no figure that is none. What lost something on the way is complete only if it is whole: its
 // records are those of the same reading without mischief.
@@ -350,7 +359,8 @@ func FuzzBank(f *testing.F) {
 		})
 		synctest.Test(t, func(t *testing.T) {
 			m := mischief{kind, nth, ever, at, with}
-			compare(t, whole[l.Number], visit(t, l, m), mischiefs[int(kind)%len(mischiefs)].destroy)
+			how := mischiefs[int(kind)%len(mischiefs)]
+			compare(t, whole[l.Number], visit(t, l, m), how.destroy && !(how.name == "another status" && m.shortens()))
 			if t.Failed() {
 				t.Logf("%s: answer %d, for ever %t, at %d", mischiefs[int(kind)%len(mischiefs)].name, nth%40, ever, at)
 			}
