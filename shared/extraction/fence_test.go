@@ -193,6 +193,32 @@ func TestSleepingWorker(t *testing.T) {
 	}
 }
 
+// TestSleeperCannotClose: what a worker that wakes too late leaves at the bank is closed there, even if it cannot close it
+// itself: its event was handled by the other worker, and does not come again.
+func TestSleeperCannotClose(t *testing.T) {
+	w := build(t).settle(t)
+	w.upTo("after login")
+	g := w.bank.gate("after login", true)
+	w.engine.Lease = time.Hour
+	done := w.background()
+	<-g.arrived
+	w.restart()
+	w.advance(2 * time.Hour)
+	fails("before end", 1, &extraction.Failure{Reason: domain.ReasonBankUnavailable, Retry: true})(w)
+	w.begin0()
+	w.rest()
+	w.expect("after the second worker", w.stands(), interrupted)
+	close(g.release)
+	if err := <-done; domain.CodeOf(err) != "bank_session_open" {
+		t.Errorf("the sleeper came to %v", err)
+	}
+	w.expect("held after the sleeper", len(w.theSession().Sealed) > 0, true)
+	w.queue = nil // events of the sleeper's
+	w.rest()
+	w.expect("stands", w.stands(), interrupted)
+	w.sound()
+}
+
 // begin0 has the event of the newest session come again.
 func (w *world) begin0() {
 	w.queue = append(w.queue, queued{event: domain.Event{Topic: domain.TopicSession, Subject: string(w.session), Custodian: custodian.ID}})

@@ -422,6 +422,9 @@ func (e *Engine) stopped(ctx context.Context, j *job, err error) error {
 		a.Details["reason"] = "stopping"
 		return e.putBack(tx, t, j, a)
 	})
+	if errors.Is(back, errTaken) {
+		back = e.leave(context.WithoutCancel(ctx), j)
+	}
 	return errors.Join(&domain.Error{Kind: domain.Unavailable, Code: "stopping", Err: err}, back)
 }
 
@@ -497,7 +500,8 @@ func (e *Engine) cancel(ctx context.Context, j *job, why error) error {
 }
 
 // leave keeps the way into a session at the bank that was opened, or carried on, for a session that somebody else ended
-// meanwhile, so that it is closed at the bank.
+// meanwhile, so that it is closed at the bank: by this worker at once, or else by an event of its own, for the one that
+// this worker runs is somebody else's by now.
 func (e *Engine) leave(ctx context.Context, j *job) error {
 	if j.unsaved == nil {
 		return nil
@@ -511,7 +515,8 @@ func (e *Engine) leave(ctx context.Context, j *job) error {
 			return errNothing
 		}
 		fresh.Sealed = j.unsaved
-		return tx.Put(fresh)
+		return errors.Join(tx.Put(fresh), tx.Emit(domain.Event{Topic: domain.TopicSession, Subject: fresh.Key(),
+			Custodian: fresh.Custodian, Lane: fresh.Lane(), NotBefore: e.Env.Now().Add(endTimeout)}))
 	})
 	if errors.Is(err, errNothing) || domain.KindOf(err) == domain.NotFound {
 		return nil

@@ -92,9 +92,11 @@ func (a *app) newLink(ctx context.Context, purpose string) error {
 	var made struct {
 		URL string `json:"url"`
 	}
-	err := a.post(ctx, "/v1/consents/"+a.consent+"/links", map[string]string{"purpose": purpose}, &made)
+	if err := a.post(ctx, "/v1/consents/"+a.consent+"/links", map[string]string{"purpose": purpose}, &made); err != nil {
+		return err
+	}
 	a.link = made.URL
-	return err
+	return nil
 }
 
 func (a *app) terminate(ctx context.Context) error {
