@@ -148,11 +148,18 @@ const (
 // Delay until a failed event comes again: what its handler's error asks for, or twice as long each time, with jitter.
 func Delay(failures int, err error) time.Duration {
 	var e *domain.Error
-	if errors.As(err, &e) && e.RetryAfter > 0 {
+	if errors.As(err, &e) && e.RetryAfter > 0 { // Waits
 		return e.RetryAfter
 	}
 	d := min(firstDelay<<min(failures-1, 20), longestWait)
 	return d + rand.N(d/4)
+}
+
+// Waits says whether a handler's error only asks that the event come again at a certain time. That is no failure: an event
+// whose session a dead process still holds, for example, may have to ask after every death.
+func Waits(err error) bool {
+	var e *domain.Error
+	return errors.As(err, &e) && e.RetryAfter > 0
 }
 
 // CheckIndex refuses an index that no backend could keep.

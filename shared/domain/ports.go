@@ -112,7 +112,7 @@ type Event struct {
 }
 
 // Handler takes one event. A nil return acknowledges it. An error has it delivered again, later each time, until it
-// becomes a dead letter; an *Error with RetryAfter says when.
+// becomes a dead letter; an *Error with RetryAfter says when, and does not count as a failure.
 type Handler func(ctx context.Context, e Event) error
 
 // Queue delivers events to handlers, at least once, in no promised order. Lanes take turns: where a queue bounds how

@@ -14,11 +14,13 @@ package crash
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -306,12 +308,31 @@ func (l *lane) play(r *run) {
 	}
 	if failed {
 		l.t.Logf("run %d: met %v", r.number, r.met)
+		l.explain(ctx, r)
 		return
 	}
 	l.judge(ctx, r, walkers, since)
 	if l.t.Failed() {
 		l.t.Logf("run %d: met %v", r.number, r.met)
 	}
+}
+
+// explain tells what is known of a run that came to no good end.
+func (l *lane) explain(ctx context.Context, r *run) {
+	b := l.store(ctx)
+	defer func() { must(l.t, b.Close()) }()
+	pending, err := b.Pending(ctx)
+	letters, failed := b.DeadLetters(ctx, 10)
+	l.t.Logf("run %d: pending %v, dead letters %v, %v", r.number, pending, letters, errors.Join(err, failed))
+	log, err := os.ReadFile(l.house.Log)
+	must(l.t, err)
+	var said []string
+	for line := range strings.Lines(string(log)) {
+		if strings.Contains(line, `"level":"ERROR"`) || strings.Contains(line, "failed") {
+			said = append(said, strings.TrimSpace(line))
+		}
+	}
+	l.t.Logf("run %d: the house said last:\n%s", r.number, strings.Join(said[max(0, len(said)-8):], "\n"))
 }
 
 // store opens the data beside the house, by the lane's clock.

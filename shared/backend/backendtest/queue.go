@@ -23,6 +23,7 @@ func Queue(t *testing.T, open func(t *testing.T, o Opts) Backend) {
 		"not_before":          notBefore,
 		"backoff":             backoff,
 		"retry_after":         retryAfter,
+		"waiting":             waiting,
 		"dead_letter":         deadLetter,
 		"dead_letters_listed": deadLettersListed,
 		"panic":               panics,
@@ -219,6 +220,27 @@ func retryAfter(t *testing.T, open opener) {
 	s.want(t, 2)
 	if _, at := s.all(); at[1].Sub(at[0]) < 17*time.Minute || at[1].Sub(at[0]) > 17*time.Minute+soon {
 		t.Errorf("it came again after %v", at[1].Sub(at[0]))
+	}
+}
+
+// waiting: who only asks to wait has not failed, however often; what fails in between still counts.
+func waiting(t *testing.T, open opener) {
+	b := open.at(t, Opts{MaxAttempts: 3})
+	var s seen
+	running(t, b, s.then(func(e domain.Event) error {
+		switch {
+		case e.Attempt == 4:
+			return errors.New("failed once")
+		case e.Attempt < 9:
+			return &domain.Error{Kind: domain.Unavailable, Code: "held", RetryAfter: time.Minute}
+		}
+		return errors.New("failed")
+	}))
+	emit(t, b, domain.Event{Topic: topic, Subject: "a"})
+	time.Sleep(20 * time.Minute)
+	s.want(t, 10)
+	if letters, err := b.DeadLetters(context.Background(), 0); err != nil || len(letters) != 1 || letters[0].Event.Attempt != 10 {
+		t.Errorf("dead letters: %v, %v, want it after the third failure", letters, err)
 	}
 }
 

@@ -9,7 +9,8 @@ import (
 )
 
 // Times are milliseconds since 1970. due is when an event may be claimed, or, once claimed, when its lease ends.
-// failures counts what handlers reported, attempts every delivery, also those that a crash broke off. The index of
+// failures counts what handlers reported, attempts every delivery, also those that a crash broke off or that ended with a
+// wish to wait. The index of
 // turns finds the lanes that wait, and of each the event that is due first, however long they are.
 func outboxSchema(text string) []string {
 	return []string{
@@ -38,7 +39,7 @@ const (
 		RETURNING id, topic, subject, custodian, lane, not_before, attempts, failures`
 	renewLease = `UPDATE outbox SET due = ? WHERE id = ? AND owner = ?`
 	ackEvent   = `DELETE FROM outbox WHERE id = ? AND owner = ?`
-	retryEvent = `UPDATE outbox SET due = ?, failures = failures + 1, reason = ?, owner = '' WHERE id = ? AND owner = ?`
+	retryEvent = `UPDATE outbox SET due = ?, failures = ?, reason = ?, owner = '' WHERE id = ? AND owner = ?`
 	freeEvent  = `UPDATE outbox SET due = ?, owner = '' WHERE id = ? AND owner = ?`
 	buryEvent  = `UPDATE outbox SET dead = ?, failures = failures + 1, reason = ?, owner = '' WHERE id = ? AND owner = ?`
 	deadEvents = `SELECT id, topic, subject, custodian, lane, not_before, attempts, reason, dead FROM outbox

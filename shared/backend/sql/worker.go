@@ -26,8 +26,8 @@ const (
 
 	defaultConcurrency = 8
 
-	// A process that dies over an event may do so because of it. Such attempts end too, but there are more of them:
-	// a machine that is switched off often must not lose events to the dead letters.
+	// A process that dies over an event may do so because of it, and a handler may ask to wait for ever. Such attempts
+	// end too, but there are more of them: a machine that is switched off often must not lose events to the dead letters.
 	crashAllowance = 10 // times MaxAttempts
 )
 
@@ -281,7 +281,10 @@ func (w *worker) settle(d *delivery, err error) {
 		return
 	}
 	now := w.b.env.Now()
-	id, failures := string(d.event.ID), d.failures+1
+	id, failures := string(d.event.ID), d.failures
+	if !backend.Waits(err) {
+		failures++
+	}
 	query, args := ackEvent, []any{id, d.owner}
 	switch {
 	case err == nil:
@@ -292,7 +295,7 @@ func (w *worker) settle(d *delivery, err error) {
 		query, args = buryEvent, []any{now.UnixMilli(), domain.CodeOf(err), id, d.owner}
 	default:
 		w.note(slog.LevelInfo, "an event failed and will come again", d, slog.String("code", domain.CodeOf(err)))
-		query, args = retryEvent, []any{now.Add(backend.Delay(failures, err)).UnixMilli(), domain.CodeOf(err), id, d.owner}
+		query, args = retryEvent, []any{now.Add(backend.Delay(failures, err)).UnixMilli(), failures, domain.CodeOf(err), id, d.owner}
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(d.ctx), lease)
 	defer cancel()
