@@ -13,6 +13,7 @@
 //	traffic.go    stands before the house: keeps every request and answer, and learns what the house hands out
 //	places.go     where is looked, and which class may be found there
 //	documents.go  every document of the store, and what opens of it with the local keys
+//	keys.go       the keys themselves
 //	memory.go     the memory of a running process
 //
 // A [Place] is no more than a name, what may be found there and a reader of its bytes, so that the same search serves
@@ -42,6 +43,9 @@ const (
 	Reference Class = "investor reference" // the client's own opaque name: stored, and told to the client
 	Stray     Class = "stray text"         // what callers put where it does not belong, and browsers say of themselves: nowhere
 	Sealed    Class = "ciphertext"         // of what has been erased: nowhere
+	Answer    Class = "sealed code"        // a code as the browser has sealed it: nowhere either
+	Inner     Class = "sealed credential"  // a credential as the browser has sealed it: only behind the outer gate
+	Key       Class = "key"                // the house's own: only where keys are kept; a connection's: only wrapped
 )
 
 // Canary is one value that is looked for.

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -67,7 +68,7 @@ func TestPanicsTellNothing(t *testing.T) {
 			t.Errorf("the log never says %q: nothing panicked", said)
 		}
 	}
-	places := append(s.traffic.Answers(), Place{"log", nil, Text("all", log)}, Place{"data directory", stored, Files(s.Data)})
+	places := append(slices.Concat(s.traffic.Answers(), s.kept(t, "data directory")), Place{"log", nil, Text("all", log)})
 	tour, err := s.search.Visit(places...)
 	report(t, tour, err)
 }
@@ -120,8 +121,8 @@ func TestDumpsTellNothing(t *testing.T) {
 			if !strings.Contains(string(log), "SIGQUIT") || !strings.Contains(string(log), "comdirect.(*visit).send") {
 				t.Error("the dump does not show the request under way")
 			}
-			tour, err := s.search.Visit(Place{"dump", nil, Text("stderr", log)}, Place{"data directory", stored, Files(s.Data)},
-				Place{"temporary files", nil, Files(s.tmp)})
+			tour, err := s.search.Visit(append(s.kept(t, "data directory"), Place{"dump", nil, Text("stderr", log)},
+				Place{"temporary files", nil, Files(s.tmp)})...)
 			report(t, tour, err)
 		})
 	}

@@ -266,8 +266,7 @@ func (a *Archive) judge(place string, may []Class, data []byte) {
 // bytesIn are the fields that hold bytes: sealed ones, which opening opens, and those that need not be opened.
 var bytesIn = map[string]bool{"session.sealed": true, "challenge.display": true, "credential.sealed": true, "part.sealed": true,
 	"portfolio.summary": true, "endpoint.secret": true, "endpoint.previous": true,
-	"data_key.wrapped": true, // a keyset; what it opens is opened
-	"api_key.hash":     true, "erasure.signature": true, "link.hash": true, "link.newest": true, "visit.hash": true, "once.id": true, "once.request": true,
+	"data_key.wrapped": true, "api_key.hash": true, "erasure.signature": true, "link.hash": true, "link.newest": true, "visit.hash": true, "once.id": true, "once.request": true,
 	"part.id": true, "portfolio.summary_mark": true, "credential.inner_key": true, "erasure.key_id": true}
 
 // guess looks for fields that are longer and stranger than any identifier: something sealed that nobody opens here.
@@ -300,12 +299,7 @@ func (a *Archive) vanish(name string, sealed []byte) {
 var opening = map[domain.DocumentKind]func(context.Context, *Archive, json.RawMessage) error{
 	"credential": openCredential, "session": openSession, "challenge": openChallenge, "endpoint": openEndpoint,
 	"part": openPart, "portfolio": openPortfolio,
-	"data_key": func(_ context.Context, a *Archive, raw json.RawMessage) error {
-		var k domain.DataKey
-		err := json.Unmarshal(raw, &k)
-		a.vanish("wrapped data key", k.Wrapped)
-		return err
-	},
+	"data_key": openDataKey,
 }
 
 func openCredential(_ context.Context, a *Archive, raw json.RawMessage) error {

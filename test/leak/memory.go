@@ -3,6 +3,7 @@ package leak
 import (
 	"bufio"
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"os"
@@ -52,13 +53,18 @@ func Memory(pid int) Pieces {
 			return err
 		}
 		defer mem.Close()
+		pages, err := os.Open(fmt.Sprintf("/proc/%d/pagemap", pid))
+		if err != nil {
+			return err
+		}
+		defer pages.Close()
 		lines := bufio.NewScanner(maps)
 		for lines.Scan() {
 			from, to, ok := writable(lines.Text())
 			if !ok || to-from > largestRegion {
 				continue
 			}
-			if err := region(mem, from, to, each); err != nil {
+			if err := region(mem, pages, from, to, each); err != nil {
 				return err
 			}
 		}
@@ -81,11 +87,15 @@ func writable(line string) (from, to int64, ok bool) {
 	return from, to, err == nil
 }
 
-func region(mem io.ReaderAt, from, to int64, each func(string, []byte)) error {
+// region reads the parts of a region that are there: most of a large one was only reserved.
+func region(mem, pages io.ReaderAt, from, to int64, each func(string, []byte)) error {
 	buf := make([]byte, memoryChunk+memoryOverlap)
 	for at := from; at < to; at += memoryChunk {
+		if !present(pages, at, min(at+memoryChunk, to)) {
+			continue
+		}
 		n, err := mem.ReadAt(buf[:min(int64(len(buf)), to-at)], at)
-		if n == 0 && err != nil && at == from {
+		if n == 0 && err != nil {
 			return fmt.Errorf("reading memory: %w", err)
 		}
 		if !bytes.Equal(buf[:n], nothing[:n]) {
@@ -93,6 +103,23 @@ func region(mem io.ReaderAt, from, to int64, each func(string, []byte)) error {
 		}
 	}
 	return nil
+}
+
+// present says whether any page between two addresses is in memory or was swapped out: bits 63 and 62 of its entry in
+// /proc/PID/pagemap. What cannot be told counts as present.
+func present(pages io.ReaderAt, from, to int64) bool {
+	const entry, mark = 8, 3 << 62
+	size := int64(os.Getpagesize())
+	entries := make([]byte, (to-from)/size*entry)
+	if n, _ := pages.ReadAt(entries, from/size*entry); n < len(entries) {
+		return true
+	}
+	for ; len(entries) > 0; entries = entries[entry:] {
+		if binary.NativeEndian.Uint64(entries)&mark != 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // nothing is memory that was never used, or was given back.

@@ -77,6 +77,17 @@ func Files(dir string) Pieces {
 	}
 }
 
+// Without leaves out what lies below a directory of a place.
+func Without(dir string, p Pieces) Pieces {
+	return func(each func(string, []byte)) error {
+		return p(func(name string, data []byte) {
+			if !strings.HasPrefix(name, dir+string(filepath.Separator)) {
+				each(name, data)
+			}
+		})
+	}
+}
+
 // Pages are the files of a directory as Files has them, but of each page of a database only what was not there before:
 // so that one can look often. A text lies within one page of SQLite, or is cut in two by its overflow pages; documents
 // are searched whole by an Archive.

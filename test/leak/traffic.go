@@ -76,7 +76,10 @@ func (tr *Traffic) Before(t testing.TB, host, address string) string {
 		ErrorLog:       log.New(io.Discard, "", 0), // a house that dies breaks answers off
 		ErrorHandler:   func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
 	}
-	s := httptest.NewServer(p)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		tr.overhear(r)
+		p.ServeHTTP(w, r)
+	}))
 	t.Cleanup(s.Close)
 	return s.URL
 }
@@ -109,6 +112,28 @@ func (tr *Traffic) keep(host string, resp *http.Response) error {
 	defer tr.mu.Unlock()
 	tr.seen = append(tr.seen, x)
 	return nil
+}
+
+// overhear learns what a browser has sealed.
+func (tr *Traffic) overhear(r *http.Request) {
+	if r.Method != http.MethodPost || !strings.HasPrefix(r.Header.Get("Content-Type"), "application/json") {
+		return
+	}
+	body, err := io.ReadAll(r.Body)
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	var said struct {
+		JWE        string `json:"jwe"`
+		SealedCode string `json:"sealed_code"`
+	}
+	if err != nil || json.Unmarshal(body, &said) != nil {
+		return // the house will meet the same
+	}
+	for class, jwe := range map[Class]string{Inner: said.JWE, Answer: said.SealedCode} {
+		if parts := strings.Split(jwe, "."); len(parts) == 5 { // the sealed key, and what is sealed: https://www.rfc-editor.org/rfc/rfc7516#section-3
+			tr.nest.Learn(Canary{class, "key in it", parts[1][:min(48, len(parts[1]))]})
+			tr.nest.Learn(Canary{class, "content of it", parts[3][:min(48, len(parts[3]))]})
+		}
+	}
 }
 
 var linkShape = regexp.MustCompile(`/i/([A-Za-z0-9_-]{16,})$`)
