@@ -28,6 +28,7 @@ import (
 	"testing"
 	"time"
 
+	"sluis.internal/functions/challenge"
 	"sluis.internal/functions/consent"
 	"sluis.internal/functions/sluis/home"
 	"sluis.internal/functions/sluis/journey"
@@ -141,10 +142,24 @@ func (s *scene) step(p *journey.Player, words string) error {
 	if wanted == nil {
 		return p.Play(s.t.Context(), words)
 	}
-	return s.until(func() (bool, error) {
-		state, err := p.Look(s.t.Context())
-		return err == nil && wanted(state), err
-	})
+	return s.until(func() (bool, error) { return s.arrived(p, wanted) })
+}
+
+// arrived looks at the investor's page, and asks the bank, as the page does, whether an approval has come.
+func (s *scene) arrived(p *journey.Player, wanted func(*challenge.State) bool) (bool, error) {
+	state, err := p.Look(s.t.Context())
+	if err != nil || wanted(state) {
+		return err == nil, err
+	}
+	if c := state.Challenge; c != nil && c.Flow == domain.FlowDecoupled {
+		s.shift.Add(int64(time.Duration(c.PollSeconds) * time.Second)) // as often as the bank may be asked
+		body := map[string]string{"kind": string(domain.AnswerPoll), "challenge_id": string(c.ID)}
+		err = p.Visit(s.t.Context(), http.MethodPost, "/challenge/answer", body, nil)
+		if journey.IsRefusal(err) { // the next look says why
+			err = nil
+		}
+	}
+	return false, err
 }
 
 // patience bounds every wait; nothing takes as long, even on a slow machine.

@@ -231,6 +231,8 @@ func (s *scene) try(e entrance, v *visitor, w wrong) {
 	switch {
 	case e.hides && err == nil:
 		s.t.Error("it showed what the bank asks")
+	case strings.HasPrefix(e.at, "internal") && domain.KindOf(err) != domain.Forbidden && domain.KindOf(err) != domain.NotFound:
+		s.t.Errorf("it was not refused: %v", err)
 	case e.by == domain.ActorSystem:
 	case !journey.IsRefusal(err) && !(e.hides && err == errHidden):
 		s.t.Errorf("it was not refused: %v", err)
@@ -240,6 +242,9 @@ func (s *scene) try(e entrance, v *visitor, w wrong) {
 	}
 	changed := before.changed(s.look())
 	s.unchanged(e, v, slices.Clone(changed))
+	if e.cuts && e.at != "clock" && w.name != "of another client" && w.name != "no such consent" { // which nobody can act under
+		s.over(v)
+	}
 	for _, r := range s.Home.Bank.Requests()[asked:] {
 		if r.Method != http.MethodDelete {
 			s.t.Errorf("the bank was asked for %s %s", r.Method, r.Path)
@@ -260,12 +265,11 @@ func (s *scene) refusal(e entrance, w wrong, v *visitor, fresh []domain.Entry) {
 			s.t.Errorf("%s was recorded as %s", entry.Type, entry.Data.Outcome)
 		}
 	}
-	slices.SortFunc(denied, func(a, b domain.Entry) int { return strings.Compare(a.Key(), b.Key()) })
 	if more := len(denied) != 1; more && !(e.cuts && len(denied) == 2 && denied[0].Type != denied[1].Type) { // it may not be ended, either
 		s.t.Errorf("%d refusals were recorded, want one: %+v", len(denied), denied)
 		return
 	}
-	d := denied[0]
+	d := denied[max(0, slices.IndexFunc(denied, func(d domain.Entry) bool { return d.Type == "sluis."+e.action }))]
 	atDoor := d.Type == "sluis.request.refused"
 	by := e.by
 	if v.place.Token == s.called.token || v.place.Token == s.other.token {
@@ -284,6 +288,18 @@ func (s *scene) refusal(e entrance, w wrong, v *visitor, fresh []domain.Entry) {
 		s.t.Errorf("the refusal names consent %q, want %s", d.Data.ConsentID, v.consent)
 	case e.by != domain.ActorSystem && d.Data.Origin == "":
 		s.t.Error("the refusal says not from where")
+	}
+}
+
+// over makes sure that the session that was under way has ended.
+func (s *scene) over(v *visitor) {
+	s.t.Helper()
+	c := &domain.Connection{ID: domain.ConnectionID(v.connection)}
+	must(s.t, s.Home.Get(s.t.Context(), c))
+	session := &domain.Session{ID: c.SessionID}
+	must(s.t, s.Home.Get(s.t.Context(), session))
+	if session.State != domain.SessionCancelled || len(session.Sealed) > 0 {
+		s.t.Errorf("the session is %s, with a way back into the bank: %v", session.State, len(session.Sealed) > 0)
 	}
 }
 
