@@ -103,6 +103,16 @@ func raw(p string) func(*http.Request) {
 	}
 }
 
+// instead writes text in the place of the names in a path. Where there are none it goes on with it.
+func instead(text string) func(*http.Request) {
+	return func(r *http.Request) {
+		if !strings.Contains(r.URL.Path, example) {
+			r.URL.Path += "/" + example
+		}
+		r.URL.Path = strings.ReplaceAll(r.URL.Path, example, text)
+	}
+}
+
 var pathBends = map[string]func(*http.Request){
 	"orders":                      path("/orders"),
 	"GraphQL":                     func(r *http.Request) { r.URL.Path, r.Method = "/graphql", "POST" },
@@ -116,6 +126,8 @@ var pathBends = map[string]func(*http.Request){
 	"a trailing dot segment":      path("PATH/."),
 	"a trailing dot-dot segment":  path("PATH/.."),
 	"a leading dot segment":       path("/.PATH"),
+	"a dot for a name":            instead("."),
+	"two dots for a name":         instead(".."),
 	"a way out and back":          path("/x/..PATH"),
 	"a way past the root":         path("/../..PATH"),
 	"three dots":                  path("/...PATH"),

@@ -46,9 +46,12 @@ var phases = []extraction.Phase{extraction.PhaseLogin, extraction.PhaseRead, ext
 
 var named = regexp.MustCompile(`\{[^}]*\}`)
 
+// example stands for a name in a declared path.
+const example = "A1b2"
+
 // plain is a request as the connector declares it.
 func plain(ctx context.Context, c domain.Custodian, d extraction.Request) *http.Request {
-	address := strings.TrimSuffix(c.Endpoints[d.Endpoint], "/") + named.ReplaceAllString(d.Path, "A1b2")
+	address := strings.TrimSuffix(c.Endpoints[d.Endpoint], "/") + named.ReplaceAllString(d.Path, example)
 	var body *strings.Reader
 	if d.Method != http.MethodGet && d.Method != http.MethodDelete {
 		body = strings.NewReader("{}")
