@@ -20,7 +20,9 @@ func (e *Engine) Answer(ctx context.Context, r domain.AnswerRequest) error {
 	if err != nil {
 		return err
 	}
-	err = e.answer(ctx, s, r)
+	if err = e.answer(ctx, s, r); errors.Is(err, errTaken) {
+		err = nil // the page shows how the session stands
+	}
 	if closing := e.closeBank(ctx, s.ID); closing != nil { // nothing to the investor: the event that looks after the challenge tries again
 		slog.WarnContext(ctx, "session left open at the bank", "session", s.ID, "code", domain.CodeOf(closing))
 	}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"sluis.internal/shared/domain"
@@ -278,7 +279,7 @@ func (e *Engine) renew(ctx context.Context, j *job) error {
 // goesOn makes sure, before each request to the bank, that the work may go on, and cuts it short if not: the consent has
 // ended, covers less, or somebody took the session. It only looks; what it finds is decided, and a refusal recorded, by
 // the act of renewing the lease. While it cannot be known, nothing is asked of the bank.
-func (e *Engine) goesOn(ctx context.Context, j *job) error {
+func (e *Engine) goesOn(ctx context.Context, j *job) *Failure {
 	err := context.Cause(ctx)
 	if err == nil {
 		if err = e.glance(ctx, j); refused(err) {
@@ -290,9 +291,9 @@ func (e *Engine) goesOn(ctx context.Context, j *job) error {
 		return nil
 	case refused(err) || errors.Is(err, errTaken):
 		j.stop(err)
-		return &Failure{Reason: domain.ReasonConsentEnded, Unjudged: true, Err: err}
+		return &Failure{Reason: domain.ReasonConsentEnded, Err: err}
 	}
-	return &Failure{Reason: domain.ReasonInternal, Unjudged: true, Retry: true, Err: err}
+	return &Failure{Reason: domain.ReasonInternal, Retry: true, Err: err}
 }
 
 func (e *Engine) glance(ctx context.Context, j *job) error {
@@ -349,6 +350,21 @@ func taken(fresh, claimed *domain.Session) bool {
 	return fresh.State != claimed.State || fresh.Attempts != claimed.Attempts
 }
 
+// elsewhere says whether a session that was taken from us still needs an event. Who took it may have given it back since,
+// while the event that would run it was ours, as where both had the same one because a lease ran out: then ours comes again.
+func (e *Engine) elsewhere(ctx context.Context, j *job) error {
+	s := &domain.Session{ID: j.session.ID}
+	err := e.Store.Get(ctx, s)
+	switch {
+	case domain.KindOf(err) == domain.NotFound:
+		return nil
+	case err == nil && (s.State == domain.SessionQueued || s.State == domain.SessionRunning):
+		return &domain.Error{Kind: domain.Unavailable, Code: "session_taken", Err: errTaken,
+			RetryAfter: max(time.Second, s.LeaseUntil.Sub(e.Env.Now()))}
+	}
+	return err
+}
+
 // errTaken stops a worker whose session was taken over, cancelled or erased meanwhile.
 var errTaken = &domain.Error{Kind: domain.Conflict, Code: "session_taken", Message: "the session went on without us"}
 
@@ -375,7 +391,16 @@ func (e *Engine) step(ctx context.Context, j *job, in Input) (gate *Gate, out Ou
 	}
 	defer state.Wipe()
 	gate = e.gate(j.session)
-	gate.permit = func(ctx context.Context) error { return e.goesOn(ctx, j) }
+	var asked atomic.Bool
+	gate.permit = func(ctx context.Context) error {
+		stop := e.goesOn(ctx, j)
+		if stop != nil {
+			stop.Unjudged = !asked.Load() // or else the bank may have looked at the password already
+			return stop
+		}
+		asked.Store(true)
+		return nil
+	}
 	visit := e.visit(j.session, gate, state)
 	visit.Language, visit.Products = j.consent.Language, j.consent.Products
 	out, err = e.Connector.Step(ctx, visit, in)

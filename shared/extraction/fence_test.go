@@ -3,6 +3,7 @@ package extraction_test
 import (
 	"context"
 	"errors"
+	"net/http"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -217,6 +218,81 @@ func TestSleeperCannotClose(t *testing.T) {
 	w.rest()
 	w.expect("stands", w.stands(), interrupted)
 	w.sound()
+}
+
+// TestGivenBackMeanwhile: two workers have the same event, as the first one's lease ran out. It gives the session back just
+// before the second one, whose the event is by now, notes that the login was interrupted. The event is not lost.
+func TestGivenBackMeanwhile(t *testing.T) {
+	w := build(t).settle(t)
+	w.upTo("before login")
+	g := w.bank.gate("before login", true)
+	held := w.bank.hook
+	w.bank.hook = func(ctx context.Context, s extraction.Session, at string) error {
+		if err := held(ctx, s, at); err != nil || at != "before login" {
+			return err
+		}
+		return &extraction.Failure{Reason: domain.ReasonBankUnavailable, Retry: true, Unjudged: true}
+	}
+	w.engine.Lease = time.Hour
+	done := w.background()
+	<-g.arrived
+	w.restart()
+	w.advance(2 * time.Hour)
+	commits := 0
+	w.moment = func() {
+		if commits++; commits < 2 { // the claim
+			return
+		}
+		w.moment, w.bank.hook = nil, nil
+		close(g.release)
+		if err := <-done; domain.CodeOf(err) != string(domain.ReasonBankUnavailable) {
+			t.Errorf("the first worker came to %v", err)
+		}
+	}
+	w.queue = nil
+	w.begin0()
+	w.deliver()
+	w.expect("between", w.stands(), "queued(bank_unavailable) connecting sealed")
+	w.advance(time.Minute)
+	w.deliver()
+	w.expect("stands", w.stands(), "suspended awaiting_sca accepted")
+	w.expect("logins", w.bank.logins[password], 1)
+}
+
+// TestStoppedAfterThePassword: between two requests of a login, the second is not let out any more. The bank may have looked
+// at the password, so it is not sent again.
+func TestStoppedAfterThePassword(t *testing.T) {
+	for after, stands := range map[bool]string{true: interrupted, false: "complete active accepted"} {
+		w := build(t).settle(t)
+		ctx, stop := context.WithCancel(t.Context())
+		w.ctx = ctx
+		ask := func(ctx context.Context, s extraction.Session) error {
+			req, err := http.NewRequestWithContext(ctx, http.MethodPost, custodian.Endpoints["api"]+"/login", nil)
+			if err != nil {
+				return err
+			}
+			resp, err := s.HTTP.Do(req)
+			if err != nil {
+				return err
+			}
+			return resp.Body.Close()
+		}
+		var once sync.Once
+		w.bank.hook = func(ctx context.Context, s extraction.Session, at string) (err error) {
+			once.Do(func() {
+				if after {
+					err = ask(ctx, s)
+				}
+				stop()
+				err = errors.Join(err, ask(ctx, s))
+			})
+			return err
+		}
+		first(w, "")
+		w.rest()
+		w.expect("stands", w.stands(), stands)
+		w.sound()
+	}
 }
 
 // begin0 has the event of the newest session come again.
@@ -463,8 +539,8 @@ func TestSleeperWakesAmidst(t *testing.T) {
 	<-second.arrived
 	puts := len(w.puts)
 	close(sleeper.release)
-	if err := <-asleep; err != nil {
-		t.Error(err)
+	if err := <-asleep; domain.CodeOf(err) != "session_taken" {
+		t.Errorf("the sleeper came to %v", err)
 	}
 	w.expect("written by the sleeper", len(w.puts), puts)
 	w.expect("meanwhile", w.theSession().State, domain.SessionRunning)

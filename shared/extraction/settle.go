@@ -504,7 +504,7 @@ func (e *Engine) cancel(ctx context.Context, j *job, why error) error {
 // this worker runs is somebody else's by now.
 func (e *Engine) leave(ctx context.Context, j *job) error {
 	if j.unsaved == nil {
-		return nil
+		return e.elsewhere(ctx, j)
 	}
 	err := domain.Perform(ctx, e.Env, e.Store, e.late(j.session, "session.left"), func(tx domain.Tx, _ *domain.Consent, _ *domain.Act) error {
 		fresh := &domain.Session{ID: j.session.ID}
@@ -518,7 +518,10 @@ func (e *Engine) leave(ctx context.Context, j *job) error {
 		return errors.Join(tx.Put(fresh), tx.Emit(domain.Event{Topic: domain.TopicSession, Subject: fresh.Key(),
 			Custodian: fresh.Custodian, Lane: fresh.Lane(), NotBefore: e.Env.Now().Add(endTimeout)}))
 	})
-	if errors.Is(err, errNothing) || domain.KindOf(err) == domain.NotFound {
+	switch {
+	case errors.Is(err, errNothing):
+		return e.elsewhere(ctx, j)
+	case domain.KindOf(err) == domain.NotFound:
 		return nil
 	}
 	return err
