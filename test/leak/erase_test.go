@@ -2,6 +2,8 @@ package leak
 
 import (
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -58,6 +60,7 @@ func TestErasedIsGone(t *testing.T) {
 // session's way into the bank when it has ended, and what a challenge showed.
 func TestReplacedIsGone(t *testing.T) {
 	s := openScene(t, nil)
+	s.cleaned(t)
 	archive, err := OpenArchive(s.Data, s.search)
 	if err != nil {
 		t.Fatal(err)
@@ -92,20 +95,39 @@ func (s *scene) onDisk(t *testing.T, pieces []Canary) *Tour {
 // vanishing bounds the wait for the house to clean up behind itself.
 const vanishing = 40 * time.Second
 
+// cleaned waits until the house has cleaned up for the first time, which it does whatever was done: its write-ahead log is
+// empty then.
+func (s *scene) cleaned(t *testing.T) {
+	t.Helper()
+	for deadline := time.Now().Add(vanishing); time.Now().Before(deadline); {
+		s.later(t, time.Minute)
+		time.Sleep(time.Second)
+		if info, err := os.Stat(filepath.Join(s.Data, "sluis.db-wal")); err == nil && info.Size() == 0 {
+			return
+		}
+	}
+	t.Fatal("it never cleans up")
+}
+
+// later lets time pass for the house.
+func (s *scene) later(t *testing.T, d time.Duration) {
+	t.Helper()
+	if err := s.Later(d); err != nil {
+		t.Fatal(err)
+	}
+	s.shifted += d
+}
+
 // vanishes waits until the data directory holds none of the pieces. The house cleans up every half minute, of its own
 // clock.
 func (s *scene) vanishes(t *testing.T, pieces []Canary) {
 	t.Helper()
 	left := &Tour{}
-	shift := time.Duration(0)
 	for deadline := time.Now().Add(vanishing); time.Now().Before(deadline); {
-		shift += time.Minute
-		if err := s.Tell("clock " + shift.String()); err != nil {
-			t.Fatal(err)
-		}
+		s.later(t, time.Minute)
 		time.Sleep(time.Second)
 		if left = s.onDisk(t, pieces); len(left.Leaks) == 0 {
-			t.Logf("gone after %s of the house's clock", shift)
+			t.Logf("gone after %s of the house's clock", s.shifted)
 			return
 		}
 	}

@@ -29,7 +29,8 @@ type scene struct {
 	traffic *Traffic
 	tmp     string // the process's directory for temporary files
 	place   journey.Place
-	marks   string // within passwords
+	marks   string        // within passwords
+	shifted time.Duration // of the house's clock
 }
 
 // openScene starts a house that logs everything, with a witness before its bank and a listener before itself.
