@@ -271,6 +271,9 @@ func (l *lane) play(r *run) {
 	ctx, done := context.WithTimeout(l.t.Context(), 10*time.Minute)
 	defer done()
 	since := l.now()
+	l.state.Lock()
+	l.nudged = l.kills // the run before has waited for what its dead had left
+	l.state.Unlock()
 	for _, j := range r.journeys {
 		if login := loginOf(j); login != "" {
 			l.house.Bank.Reset(login)
