@@ -19,6 +19,9 @@ import (
 // early is how long before its end a token counts as ended, so that a reading does not begin with a dying one.
 const early = time.Minute
 
+// loginAnswer is how long the bank may take to say whether it takes the credentials.
+const loginAnswer = 40 * time.Second
+
 // errSessionOver means that neither token nor refresh token is any good.
 var errSessionOver = errors.New("the session at the bank is over")
 
@@ -77,6 +80,14 @@ func (v *visit) password(ctx context.Context, fields map[string]domain.Secret) e
 	if err != nil {
 		return err
 	}
+	if err := context.Cause(ctx); err != nil {
+		clear(form)
+		return &extraction.Failure{Reason: domain.ReasonInternal, Unjudged: true, Retry: true, Err: err}
+	}
+	// The answer opens a session at the bank that nobody can close without it: it is waited for even if the work is cut
+	// short meanwhile.
+	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), loginAnswer)
+	defer stop()
 	resp, err := v.send(ctx, call{method: http.MethodPost, path: pathToken, form: true, body: form})
 	if err != nil {
 		return loginFailure(err)

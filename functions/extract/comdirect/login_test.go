@@ -2,6 +2,7 @@ package comdirect
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -144,6 +145,29 @@ func TestGivenUpLogin(t *testing.T) {
 			t.Error("the token was not revoked")
 		}
 	})
+}
+
+// While the bank looks at the password, the work is cut short: the answer is waited for, so that what it opened is closed.
+func TestLoginCutShort(t *testing.T) {
+	a := &access{t: t, bank: newBank(t)}
+	ctx, cut := context.WithCancel(t.Context())
+	a.bank.answers["POST "+pathToken] = func(w http.ResponseWriter, r *http.Request) {
+		cut()
+		if r.Context().Err() != nil {
+			t.Error("the answer to the password was given up")
+		}
+		a.bank.token(w, r)
+	}
+	_, err := Connector{}.Step(ctx, a.session(extraction.PhaseLogin), extraction.Input{Kind: extraction.InputLogin,
+		Credentials: map[string]domain.Secret{"username": domain.NewSecret([]byte(username)), "password": domain.NewSecret([]byte(password))}})
+	if err == nil || a.bank.passwords != 1 || a.bank.seen("GET ") != 0 || a.bank.seen("DELETE "+pathRevoke) != 1 {
+		t.Errorf("%v, after %d passwords the bank was asked %q", err, a.bank.passwords, a.bank.log)
+	}
+	a = &access{t: t, bank: newBank(t)} // and work that was cut short before does not begin
+	if _, err := (Connector{}).Step(ctx, a.session(extraction.PhaseLogin), extraction.Input{Kind: extraction.InputLogin,
+		Credentials: map[string]domain.Secret{"username": domain.NewSecret([]byte(username)), "password": domain.NewSecret([]byte(password))}}); err == nil || a.bank.passwords != 0 {
+		t.Errorf("%v, and the password was sent %d times", err, a.bank.passwords)
+	}
 }
 
 func TestTokensAreRefreshed(t *testing.T) {
