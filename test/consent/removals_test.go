@@ -404,7 +404,7 @@ func advisorRemoved(p *play, rest []string) {
 	p.called = p.hire("Next")
 }
 
-// suspension checks that nothing is done for a client that may not act, and nothing told to it.
+// suspension checks that nothing is done for a client that may not act, and nothing told to it, not even the consent's end.
 func suspension(p *play, rest []string) {
 	p.t.Helper()
 	defer p.become(domain.ClientActive)
@@ -412,6 +412,11 @@ func suspension(p *play, rest []string) {
 	p.unreadable(p.as(p.called.token), append([]string{""}, readings...)...)
 	p.goOn(rest)
 	p.quietOrWaits()
+	p.shift.Add(int64(soon)) // the consent's own time ends all the same
+	must(p.t, p.round())
+	p.rest()
+	p.quiet()
+	p.erased("credential", "data_key", "portfolio", "part", "challenge")
 	p.only(append(slices.Clone(takesAway), "delivery.cancelled")...)
 	if got := len(p.Inbox.Webhooks(p.player.Connection())); got != p.told {
 		p.t.Errorf("%d webhooks came since", got-p.told)
