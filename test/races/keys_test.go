@@ -1,14 +1,16 @@
 package races
 
 import (
+	"maps"
 	"net/http"
+	"slices"
 	"testing"
 
 	"sluis.internal/functions/sluis/journey"
 	"sluis.internal/shared/envelope"
 )
 
-// rotations rotates each key in mid-flight. One instance is started again, as an operator would, and closes under the new
+// rotations rotates each key in mid-flight: between a question and its answer, and while a refresh is at the bank. One instance is started again, as an operator would, and closes under the new
 // key; the other runs on, and opens what the first one closed. Journeys that began before go on.
 func rotations(t *testing.T, v *town) {
 	rotate := map[string]func() error{"inner": func() error { return envelope.RotateInner(v.keys) }}
@@ -17,9 +19,14 @@ func rotations(t *testing.T, v *town) {
 	}
 	read := v.connected("rotate")
 	same := v.sameAccounts(read)
-	for name, turn := range rotate {
+	names := slices.Sorted(maps.Keys(rotate))
+	v.dice.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
+	for _, name := range names {
 		asked := v.player("rotate-"+name, "ask", "open", "grant", "login "+coded, "challenge code")
-		must(t, turn())
+		refresh := func() { v.play(read, "refresh") }
+		if !v.inside(unattended, v.dice.IntN(4), refresh, v.over(read), func() { must(t, rotate[name]()) }) {
+			t.Fatal("the bank was not asked")
+		}
 		must(t, v.restart(v.dice.IntN(len(v.places))))
 		for _, words := range []string{"code 111111", "done", "read positions complete"} {
 			asked = v.play(asked, words)
