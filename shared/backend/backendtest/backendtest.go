@@ -28,7 +28,8 @@ type Backend struct {
 
 // Opts says how a backend is to be opened.
 type Opts struct {
-	Place       string // an empty directory's path at first; opened again, or twice at once, the same data is there
+	Place       string     // an empty directory's path at first; opened again, or twice at once, the same data is there
+	Env         domain.Env // its clock, where the test moves it
 	Indexes     []domain.Index
 	Kinds       []domain.DocumentKind
 	Concurrency map[domain.Topic]int

@@ -200,10 +200,8 @@ func ignoredFailure(t *testing.T, open opener) {
 				if err := errors.Join(tx.Put(&item{ID: "half"}), tx.Record(entry("half"))); err != nil {
 					t.Fatal(err)
 				}
-				if fail(tx) == nil {
-					t.Error("it did not fail")
-				}
-				return nil // overlooked
+				_ = fail(tx) // overlooked; a backend may notice only when it commits
+				return nil
 			})
 			if err == nil || read(t, b, "half") != nil {
 				t.Errorf("half of the transaction was committed; the error is %v", err)

@@ -11,7 +11,7 @@ import (
 
 func open(t *testing.T, o backendtest.Opts) backendtest.Backend {
 	t.Helper()
-	b, err := sql.Open(t.Context(), "sqlite:"+filepath.Join(o.Place, "sluis.db"), sql.Options{Indexes: o.Indexes, Kinds: o.Kinds,
+	b, err := sql.Open(t.Context(), "sqlite:"+filepath.Join(o.Place, "sluis.db"), sql.Options{Env: o.Env, Indexes: o.Indexes, Kinds: o.Kinds,
 		Concurrency: o.Concurrency, MaxAttempts: o.MaxAttempts, Fault: o.Fault,
 		Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	if err != nil {
@@ -21,3 +21,5 @@ func open(t *testing.T, o backendtest.Opts) backendtest.Backend {
 }
 
 func TestContract(t *testing.T) { backendtest.Run(t, open) }
+
+func TestLive(t *testing.T) { backendtest.Live(t, open) }

@@ -1,0 +1,351 @@
+package gcp
+
+import (
+	"context"
+	"crypto"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/binary"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"sync"
+	"time"
+
+	kms "cloud.google.com/go/kms/apiv1"
+	"cloud.google.com/go/kms/apiv1/kmspb"
+	gax "github.com/googleapis/gax-go/v2"
+	"google.golang.org/api/iterator"
+	"google.golang.org/api/option"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"sluis.internal/shared/domain"
+)
+
+// Bounds of a call to Cloud KMS, and of what is remembered of its answers.
+const (
+	kmsTime = 10 * time.Second // with all its repetitions
+	keyLife = 10 * time.Minute // of a key's list of versions and their public halves
+)
+
+// KMS is Cloud KMS. It is asked with a checksum of everything sent, and its answers are believed only with theirs
+// (CRC32C, as Google's guide on data integrity asks). Safe for concurrent use.
+type KMS struct {
+	client *kms.KeyManagementClient
+	env    domain.Env
+}
+
+// OpenKMS makes the client; the first call connects it.
+func OpenKMS(ctx context.Context, env domain.Env, o ...option.ClientOption) (*KMS, error) {
+	c, err := kms.NewKeyManagementClient(ctx, o...)
+	if err != nil {
+		return nil, fmt.Errorf("opening Cloud KMS: %w", err)
+	}
+	return &KMS{client: c, env: env}, nil
+}
+
+// Close closes the client.
+func (k *KMS) Close() error { return k.client.Close() }
+
+// busy repeats what Cloud KMS refused for its quota or could not serve just now, with growing pauses.
+func busy() gax.CallOption {
+	return gax.WithRetry(func() gax.Retryer {
+		return gax.OnCodes([]codes.Code{codes.Unavailable, codes.ResourceExhausted, codes.DeadlineExceeded},
+			gax.Backoff{Initial: 100 * time.Millisecond, Max: 3 * time.Second, Multiplier: 2})
+	})
+}
+
+// ask calls Cloud KMS within kmsTime.
+func ask[Q, A any](call func(context.Context, Q, ...gax.CallOption) (A, error), q Q) (A, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), kmsTime)
+	defer cancel()
+	a, err := call(ctx, q, busy())
+	return a, refused(err)
+}
+
+// refused is a failed call in our words. An operation that may succeed later must not look like a gate that stays
+// shut.
+func refused(err error) error {
+	switch status.Code(err) {
+	case codes.OK:
+		return nil
+	case codes.Unavailable, codes.DeadlineExceeded, codes.Aborted:
+		return &domain.Error{Kind: domain.Unavailable, Code: "keys_unavailable", Message: "the keys cannot be reached; try again", Err: err}
+	case codes.ResourceExhausted:
+		return &domain.Error{Kind: domain.RateLimited, Code: "keys_busy", Message: "too many requests; try again", RetryAfter: 10 * time.Second, Err: err}
+	}
+	return fmt.Errorf("asking Cloud KMS: %w", err)
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func checksum(b []byte) *wrapperspb.Int64Value {
+	return wrapperspb.Int64(int64(crc32.Checksum(b, castagnoli)))
+}
+
+// verified says whether Cloud KMS had what we sent, and we have what it sent.
+func verified(received bool, answer []byte, sum *wrapperspb.Int64Value) error {
+	if !received || sum == nil || sum.GetValue() != checksum(answer).GetValue() {
+		return &domain.Error{Kind: domain.Unavailable, Code: "keys_unavailable", Message: "the keys cannot be reached; try again",
+			Err: errors.New("a checksum of Cloud KMS does not fit: bytes changed on the way")}
+	}
+	return nil
+}
+
+// What a symmetric key closes begins with how: by itself, or by an AES-256-GCM key made for this one message, which
+// goes along, closed by the key. HSM keys take no more than 8 KiB, associated data included.
+const (
+	direct    byte = 1
+	enveloped byte = 2
+
+	directMax = 8 << 10
+	dataKey   = 32
+)
+
+type (
+	closing struct {
+		k    *KMS
+		name string
+	}
+	opening struct {
+		k    *KMS
+		name string
+	}
+	both struct {
+		closing
+		opening
+	}
+)
+
+// Closing is the half of a symmetric key that encrypts. name is the crypto key's resource name; its primary version is
+// used, so that a rotation needs nothing here.
+func (k *KMS) Closing(name string) domain.Encrypter { return closing{k, name} }
+
+// Opening is the half of a symmetric key that decrypts, whatever version encrypted.
+func (k *KMS) Opening(name string) domain.Decrypter { return opening{k, name} }
+
+// Both is the whole of a symmetric key, as the portfolio key is needed.
+func (k *KMS) Both(name string) interface {
+	domain.Encrypter
+	domain.Decrypter
+} {
+	return both{closing{k, name}, opening{k, name}}
+}
+
+// Encrypt implements domain.Encrypter. The associated data goes to Cloud KMS too, which logs it: it holds identifiers
+// only.
+func (c closing) Encrypt(plain, label []byte) ([]byte, error) {
+	if len(plain)+len(label) <= directMax {
+		sealed, err := c.encrypt(plain, label)
+		return append([]byte{direct}, sealed...), err
+	}
+	key := make([]byte, dataKey)
+	defer clear(key)
+	rand.Read(key) // never fails
+	wrapped, err := c.encrypt(key, label)
+	if err != nil {
+		return nil, err
+	}
+	gcm, err := newGCM(key)
+	if err != nil {
+		return nil, err
+	}
+	out := binary.BigEndian.AppendUint16([]byte{enveloped}, uint16(len(wrapped)))
+	return gcm.Seal(append(out, wrapped...), nil, plain, label), nil
+}
+
+// newGCM uses a key once, with a random nonce that goes along.
+func newGCM(key []byte) (cipher.AEAD, error) {
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, fmt.Errorf("using data key: %w", err)
+	}
+	return cipher.NewGCMWithRandomNonce(block)
+}
+
+func (c closing) encrypt(plain, label []byte) ([]byte, error) {
+	a, err := ask(c.k.client.Encrypt, &kmspb.EncryptRequest{Name: c.name, Plaintext: plain, PlaintextCrc32C: checksum(plain),
+		AdditionalAuthenticatedData: label, AdditionalAuthenticatedDataCrc32C: checksum(label)})
+	if err != nil {
+		return nil, err
+	}
+	return a.Ciphertext, verified(a.VerifiedPlaintextCrc32C && a.VerifiedAdditionalAuthenticatedDataCrc32C, a.Ciphertext, a.CiphertextCrc32C)
+}
+
+var errSealed = errors.New("what was sealed is damaged")
+
+// Decrypt implements domain.Decrypter.
+func (o opening) Decrypt(sealed, label []byte) ([]byte, error) {
+	if len(sealed) == 0 {
+		return nil, errSealed
+	}
+	switch how, rest := sealed[0], sealed[1:]; how {
+	case direct:
+		return o.decrypt(rest, label)
+	case enveloped:
+		return o.unwrap(rest, label)
+	}
+	return nil, errSealed
+}
+
+func (o opening) unwrap(rest, label []byte) ([]byte, error) {
+	if len(rest) < 2 {
+		return nil, errSealed
+	}
+	n := int(binary.BigEndian.Uint16(rest))
+	if rest = rest[2:]; len(rest) < n {
+		return nil, errSealed
+	}
+	key, err := o.decrypt(rest[:n], label)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(key)
+	gcm, err := newGCM(key)
+	if err != nil {
+		return nil, err
+	}
+	return gcm.Open(nil, nil, rest[n:], label)
+}
+
+func (o opening) decrypt(sealed, label []byte) ([]byte, error) {
+	a, err := ask(o.k.client.Decrypt, &kmspb.DecryptRequest{Name: o.name, Ciphertext: sealed, CiphertextCrc32C: checksum(sealed),
+		AdditionalAuthenticatedData: label, AdditionalAuthenticatedDataCrc32C: checksum(label)})
+	if err != nil {
+		return nil, err
+	}
+	return a.Plaintext, verified(true, a.Plaintext, a.PlaintextCrc32C)
+}
+
+// Version is one version of an asymmetric key: what may be done with it depends on what this process may do in Cloud
+// KMS. For an RSA key it is a crypto.Decrypter (RSA-OAEP-256), for an Ed25519 key a crypto.Signer.
+type Version struct {
+	k      *KMS
+	name   string
+	public crypto.PublicKey
+}
+
+// Public implements crypto.Decrypter and crypto.Signer.
+func (v *Version) Public() crypto.PublicKey { return v.public }
+
+// Name is the version's resource name.
+func (v *Version) Name() string { return v.name }
+
+// Decrypt implements crypto.Decrypter for RSA-OAEP with SHA-256 and no label, and nothing else.
+func (v *Version) Decrypt(_ io.Reader, sealed []byte, o crypto.DecrypterOpts) ([]byte, error) {
+	oaep, ok := o.(*rsa.OAEPOptions)
+	if _, isRSA := v.public.(*rsa.PublicKey); !isRSA || !ok || oaep.Hash != crypto.SHA256 || len(oaep.Label) > 0 {
+		return nil, errors.New("opening inner gate: want RSA-OAEP with SHA-256")
+	}
+	a, err := ask(v.k.client.AsymmetricDecrypt, &kmspb.AsymmetricDecryptRequest{Name: v.name, Ciphertext: sealed, CiphertextCrc32C: checksum(sealed)})
+	if err != nil {
+		return nil, err
+	}
+	return a.Plaintext, verified(a.VerifiedCiphertextCrc32C, a.Plaintext, a.PlaintextCrc32C)
+}
+
+// Sign implements crypto.Signer for Ed25519: message is the message itself, and o.HashFunc() is 0.
+func (v *Version) Sign(_ io.Reader, message []byte, o crypto.SignerOpts) ([]byte, error) {
+	if _, isEd := v.public.(ed25519.PublicKey); !isEd || o.HashFunc() != 0 {
+		return nil, errors.New("signing: want Ed25519 over the message itself")
+	}
+	a, err := ask(v.k.client.AsymmetricSign, &kmspb.AsymmetricSignRequest{Name: v.name, Data: message, DataCrc32C: checksum(message)})
+	if err != nil {
+		return nil, err
+	}
+	return a.Signature, verified(a.VerifiedDataCrc32C && a.Name == v.name, a.Signature, a.SignatureCrc32C)
+}
+
+// Versions keeps the enabled versions of an asymmetric key, oldest first, for keyLife: a new version is used, and a
+// disabled one given up, within that time.
+type Versions struct {
+	k    *KMS
+	name string
+
+	mu    sync.Mutex
+	until domain.Time
+	held  []*Version
+}
+
+// Versions of the asymmetric crypto key of that resource name.
+func (k *KMS) Versions(name string) *Versions { return &Versions{k: k, name: name} }
+
+// All returns the enabled versions, oldest first; there is at least one. If Cloud KMS cannot be asked, the versions
+// known so far are good a little longer.
+func (vs *Versions) All() ([]*Version, error) {
+	vs.mu.Lock()
+	defer vs.mu.Unlock()
+	now := vs.k.env.Now()
+	if now.Before(vs.until) {
+		return vs.held, nil
+	}
+	fresh, err := vs.list()
+	if err != nil {
+		if len(vs.held) > 0 && domain.KindOf(err) == domain.Unavailable {
+			vs.until = now.Add(keyLife / 10)
+			return vs.held, nil
+		}
+		return nil, err
+	}
+	vs.held, vs.until = fresh, now.Add(keyLife)
+	return fresh, nil
+}
+
+func (vs *Versions) list() ([]*Version, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), kmsTime)
+	defer cancel()
+	known := map[string]*Version{}
+	for _, v := range vs.held {
+		known[v.name] = v
+	}
+	var all []*Version
+	it := vs.k.client.ListCryptoKeyVersions(ctx, &kmspb.ListCryptoKeyVersionsRequest{Parent: vs.name, Filter: "state=ENABLED", OrderBy: "name"}, busy())
+	for {
+		listed, err := it.Next()
+		if errors.Is(err, iterator.Done) {
+			break
+		}
+		if err != nil {
+			return nil, refused(err)
+		}
+		v := known[listed.Name]
+		if v == nil {
+			if v, err = vs.version(listed.Name); err != nil {
+				return nil, err
+			}
+		}
+		all = append(all, v)
+	}
+	if len(all) == 0 {
+		return nil, &domain.Error{Kind: domain.Unavailable, Code: "keys_unavailable", Message: "no version of the key is enabled"}
+	}
+	return all, nil
+}
+
+// version reads a version's public half, which never changes.
+func (vs *Versions) version(name string) (*Version, error) {
+	a, err := ask(vs.k.client.GetPublicKey, &kmspb.GetPublicKeyRequest{Name: name})
+	if err != nil {
+		return nil, err
+	}
+	if err := verified(a.Name == name, []byte(a.Pem), a.PemCrc32C); err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode([]byte(a.Pem))
+	if block == nil {
+		return nil, fmt.Errorf("reading public key %s: no PEM", name)
+	}
+	public, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("reading public key %s: %w", name, err)
+	}
+	return &Version{k: vs.k, name: name, public: public}, nil
+}

@@ -1,0 +1,363 @@
+package gcp
+
+import (
+	"bytes"
+	"compress/flate"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"sync/atomic"
+	"time"
+
+	"cloud.google.com/go/firestore"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"sluis.internal/shared/backend"
+	"sluis.internal/shared/domain"
+)
+
+var (
+	_ domain.Store = (*Backend)(nil)
+	_ domain.Queue = (*Backend)(nil)
+)
+
+const (
+	// attempts of a transaction under contention. The client waits between them, longer each time and with jitter, and
+	// tells Firestore that it is the same one, which then goes before younger ones. Shorter pauses made it worse.
+	attempts = 64
+
+	// Firestore takes documents of up to 1 MiB, names included. Bodies beyond plain are compressed: what is large is
+	// ciphertext in base64, of which a quarter goes.
+	plain = 800 << 10
+	room  = 1<<20 - 16<<10
+)
+
+// Fields of every document beside its top-level texts, whose names hold no capital. All short texts are there, so that
+// a new index needs no document to be written again.
+const (
+	maxField    = 1000     // bytes
+	fieldBody   = "Body"   // JSON as text
+	fieldPacked = "Packed" // or JSON, deflated (RFC 1951)
+	fieldKey    = "Key"    // the document's id once more: Firestore does not go through ids backwards
+	fieldEnd    = "End"    // Firestore's TTL policy deletes the document at some time after this
+)
+
+// afterlife is what Firestore's TTL leaves to sweep, which deletes in time and with an entry in the audit log.
+const afterlife = 48 * time.Hour
+
+// ref finds a document's place.
+func (b *Backend) ref(doc domain.Document) (*firestore.DocumentRef, error) {
+	if err := backend.CheckDocument(doc); err != nil {
+		return nil, err
+	}
+	if _, ok := b.kinds[doc.Kind()]; !ok {
+		return nil, fmt.Errorf("kind %q is not declared in this backend's options", doc.Kind())
+	}
+	return b.store.Collection(string(doc.Kind())).Doc(doc.Key()), nil
+}
+
+// Get implements domain.Store.
+func (b *Backend) Get(ctx context.Context, doc domain.Document) error {
+	if err := b.open(); err != nil {
+		return err
+	}
+	ref, err := b.ref(doc)
+	if err != nil {
+		return err
+	}
+	snap, err := ref.Get(ctx)
+	return read(ctx, snap, err, doc)
+}
+
+func read(ctx context.Context, snap *firestore.DocumentSnapshot, err error, doc domain.Document) error {
+	if err != nil {
+		return fault(ctx, "reading "+string(doc.Kind()), err)
+	}
+	body, err := unpack(snap)
+	if err != nil {
+		return fmt.Errorf("reading %s: %w", doc.Kind(), err)
+	}
+	return backend.Decode(body, doc)
+}
+
+func unpack(snap *firestore.DocumentSnapshot) ([]byte, error) {
+	data := snap.Data()
+	if text, ok := data[fieldBody].(string); ok {
+		return []byte(text), nil
+	}
+	packed, ok := data[fieldPacked].([]byte)
+	if !ok {
+		return nil, errors.New("the document has no body")
+	}
+	return io.ReadAll(io.LimitReader(flate.NewReader(bytes.NewReader(packed)), backend.MaxBody+1))
+}
+
+// fault turns an error of Firestore's into one of ours. What the service says may name projects and documents: it is
+// for the log.
+func fault(ctx context.Context, act string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return backend.ErrBusy(context.Cause(ctx))
+	}
+	switch status.Code(err) {
+	case codes.NotFound:
+		return domain.ErrNotFound
+	case codes.AlreadyExists:
+		return backend.ErrRecorded(err)
+	case codes.Aborted, codes.Unavailable, codes.ResourceExhausted, codes.DeadlineExceeded:
+		return fmt.Errorf("%s: %w", act, backend.ErrBusy(err))
+	}
+	return fmt.Errorf("%s: %w", act, err)
+}
+
+// Commit implements domain.Store. An event that is due is published before Commit returns; if that fails, or the
+// process dies first, Pump publishes it.
+func (b *Backend) Commit(ctx context.Context, fn func(domain.Tx) error) error {
+	if err := b.open(); err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return backend.ErrBusy(context.Cause(ctx))
+	}
+	var last *transaction
+	var own error // of fn, or of a fault: it is returned as it is
+	var thrown any
+	err := b.store.RunTransaction(ctx, func(inner context.Context, ft *firestore.Transaction) error {
+		last = &transaction{b: b, ft: ft, ctx: inner}
+		own, thrown = last.run(ctx, fn)
+		return own
+	}, firestore.MaxAttempts(attempts))
+	switch {
+	case thrown != nil:
+		panic(thrown) // the transaction is rolled back, so that nobody waits for its locks
+	case own != nil:
+		return own
+	case err != nil:
+		return fault(ctx, "committing", err)
+	}
+	if err := b.opts.Fault("after-commit"); err != nil {
+		return err
+	}
+	b.publish(ctx, last.events)
+	return nil
+}
+
+// transaction implements domain.Tx.
+type transaction struct {
+	b   *Backend
+	ft  *firestore.Transaction
+	ctx context.Context
+
+	wrote, recorded bool
+	events          []domain.Event // due at once
+	failed          error          // the first failure of a write or a misuse: the transaction cannot commit any more
+	done            atomic.Bool
+}
+
+var errThrown = errors.New("the act panicked")
+
+// run is one attempt: fn, and then the reasons why it must not be committed.
+func (t *transaction) run(ctx context.Context, fn func(domain.Tx) error) (err error, thrown any) {
+	ended := false
+	defer func() {
+		t.done.Store(true)
+		if thrown = recover(); thrown != nil {
+			err = errThrown
+		} else if !ended {
+			err = errThrown // fn ended its goroutine: nothing may be committed
+		}
+	}()
+	err = fn(t)
+	ended = true
+	switch {
+	case err != nil:
+		return err, nil
+	case t.failed != nil:
+		return t.failed, nil
+	case t.wrote && !t.recorded:
+		return backend.ErrNoRecord, nil
+	case ctx.Err() != nil:
+		return backend.ErrBusy(context.Cause(ctx)), nil
+	case t.wrote:
+		return t.b.opts.Fault("before-commit"), nil
+	}
+	return nil, nil
+}
+
+// fail remembers the first failure, so that a transaction whose fn overlooked it does not commit.
+func (t *transaction) fail(err error) error {
+	if err != nil && t.failed == nil {
+		t.failed = err
+	}
+	return err
+}
+
+// writing begins a write.
+func (t *transaction) writing() error {
+	if t.done.Load() {
+		return backend.ErrTxDone
+	}
+	t.wrote = true
+	return nil
+}
+
+// Get implements domain.Tx.
+func (t *transaction) Get(doc domain.Document) error {
+	if t.done.Load() {
+		return backend.ErrTxDone
+	}
+	if t.wrote {
+		return t.fail(backend.ErrReadAfterWrite)
+	}
+	ref, err := t.b.ref(doc)
+	if err != nil {
+		return err
+	}
+	snap, err := t.ft.Get(ref)
+	if status.Code(err) == codes.Aborted {
+		return t.fail(err) // as it is: the client tries the transaction again
+	}
+	err = read(t.ctx, snap, err, doc)
+	if domain.KindOf(err) == domain.NotFound {
+		return err
+	}
+	return t.fail(err)
+}
+
+// Put implements domain.Tx.
+func (t *transaction) Put(doc domain.Document) error {
+	ref, err := t.b.ref(doc)
+	if err == nil {
+		err = backend.Changeable(doc)
+	}
+	if err != nil {
+		return t.fail(err)
+	}
+	return t.write(doc, func(fields map[string]any) error { return t.ft.Set(ref, fields) })
+}
+
+// Record implements domain.Tx. An entry with this id must not exist.
+func (t *transaction) Record(e *domain.Entry) error {
+	ref, err := t.b.ref(e)
+	if err != nil {
+		return t.fail(err)
+	}
+	err = t.write(e, func(fields map[string]any) error { return t.ft.Create(ref, fields) })
+	t.recorded = t.recorded || err == nil
+	return err
+}
+
+func (t *transaction) write(doc domain.Document, put func(map[string]any) error) error {
+	fields, err := t.b.fields(doc)
+	if err == nil {
+		err = t.writing()
+	}
+	if err == nil {
+		err = put(fields)
+	}
+	if err != nil {
+		return t.fail(fmt.Errorf("writing %s: %w", doc.Kind(), err))
+	}
+	return nil
+}
+
+// Delete implements domain.Tx. Deleting what does not exist is no error.
+func (t *transaction) Delete(doc domain.Document) error {
+	ref, err := t.b.ref(doc)
+	if err == nil {
+		err = backend.Changeable(doc)
+	}
+	if err == nil {
+		err = t.writing()
+	}
+	if err == nil {
+		err = t.ft.Delete(ref)
+	}
+	return t.fail(err)
+}
+
+// Emit implements domain.Tx.
+func (t *transaction) Emit(e domain.Event) error {
+	err := backend.CheckEvent(e)
+	if err == nil {
+		err = t.writing()
+	}
+	if err != nil {
+		return t.fail(err)
+	}
+	e.ID, e.Attempt = domain.NewID[domain.EventID](t.b.env), 0
+	now := t.b.env.Now()
+	due := e.NotBefore
+	if !due.After(now) {
+		e.Attempt, due = 1, now.Add(straggling)
+		t.events = append(t.events, e)
+	}
+	return t.fail(t.ft.Create(t.b.store.Collection(outbox).Doc(string(e.ID)), posted(e, now, due)))
+}
+
+// fields is a document as Firestore keeps it.
+func (b *Backend) fields(doc domain.Document) (map[string]any, error) {
+	body, err := backend.Encode(doc)
+	if err != nil {
+		return nil, err
+	}
+	var all map[string]any
+	if err := json.Unmarshal(body, &all); err != nil {
+		return nil, err
+	}
+	fields := map[string]any{fieldKey: doc.Key()}
+	for _, name := range b.kinds[doc.Kind()] {
+		fields[name] = ""
+	}
+	for name, value := range all {
+		text, ok := value.(string)
+		if _, named := fields[name]; named && !ok {
+			return nil, fmt.Errorf("the field %s is in an index, so it must be text", name)
+		}
+		if ok && len(text) <= maxField {
+			fields[name] = text
+		}
+	}
+	if err := b.end(fields, fields[b.opts.Ends[doc.Kind()]]); err != nil {
+		return nil, err
+	}
+	return fields, pack(fields, body)
+}
+
+// end sets the time after which Firestore deletes the document by itself.
+func (b *Backend) end(fields map[string]any, value any) error {
+	text, _ := value.(string)
+	var at domain.Time
+	if err := at.UnmarshalText([]byte(text)); err != nil {
+		return fmt.Errorf("the end of the document's life: %w", err)
+	}
+	if !at.IsZero() {
+		fields[fieldEnd] = at.Add(afterlife).Time
+	}
+	return nil
+}
+
+func pack(fields map[string]any, body []byte) error {
+	if len(body) <= plain {
+		fields[fieldBody] = string(body)
+		return nil
+	}
+	var packed bytes.Buffer
+	w, err := flate.NewWriter(&packed, flate.BestSpeed)
+	if err == nil {
+		_, err = w.Write(body)
+	}
+	if err == nil {
+		err = w.Close()
+	}
+	if err == nil && packed.Len() > room {
+		err = &domain.Error{Kind: domain.TooLarge, Code: "document_too_large", Message: "a document that cannot be compressed has at most 800 KiB; split it"}
+	}
+	fields[fieldPacked] = packed.Bytes()
+	return err
+}
