@@ -90,12 +90,12 @@ func build(t *testing.T) *house {
 			t.Fatal(err)
 		}
 	}
-	options, lives := sql.Options{Env: h.env, Indexes: indexes}, []sweep.Life(nil)
+	options, lives := sql.Options{Env: h.env, Indexes: indexes}, []domain.Index(nil)
 	for _, row := range rows {
 		options.Kinds = append(options.Kinds, row.Kind)
 		for _, i := range indexes {
 			if row.Ends == "ttl" && i.Of == row.Kind && i.Range == row.Field && len(i.Equal) == 0 {
-				lives = append(lives, sweep.Life{Of: row.Kind, Index: i.Name})
+				lives = append(lives, i)
 			}
 		}
 	}

@@ -45,23 +45,23 @@ func lives[T any, P interface {
 }
 
 // delete ends the lives of one kind, batch by batch. Firestore does the same by itself, within a day.
-func (s *Service) delete(ctx context.Context, l Life, r *Report) error {
-	read, known := mortal[l.Of]
+func (s *Service) delete(ctx context.Context, ix domain.Index, r *Report) error {
+	read, known := mortal[ix.Of]
 	if !known {
-		return fmt.Errorf("ending lives of %s: sweep does not know this kind", l.Of)
+		return fmt.Errorf("ending lives of %s: sweep does not know this kind", ix.Of)
 	}
-	q := domain.Query{Index: l.Index, To: s.upTo(), Limit: batchSize}
+	q := domain.Query{Index: ix.Name, To: s.upTo(), Limit: batchSize}
 	for range maxBatches {
 		page, next, err := read(ctx, s.Store, q)
 		if err != nil || len(page) == 0 {
 			return err
 		}
-		n, err := s.deleteBatch(ctx, l, page)
+		n, err := s.deleteBatch(ctx, ix, page)
 		if err != nil {
 			return err
 		}
 		if n > 0 {
-			r.Deleted[l.Of] += n
+			r.Deleted[ix.Of] += n
 		}
 		if next == "" {
 			return nil
@@ -73,7 +73,7 @@ func (s *Service) delete(ctx context.Context, l Life, r *Report) error {
 }
 
 // deleteBatch deletes what has still ended within the transaction: a replay prolongs a delivery, for example.
-func (s *Service) deleteBatch(ctx context.Context, l Life, page []life) (n int, err error) {
+func (s *Service) deleteBatch(ctx context.Context, ix domain.Index, page []life) (n int, err error) {
 	err = s.Store.Commit(ctx, func(tx domain.Tx) error {
 		ended, now := []domain.Document(nil), s.Env.Now()
 		for _, d := range page {
@@ -93,8 +93,8 @@ func (s *Service) deleteBatch(ctx context.Context, l Life, page []life) (n int, 
 				return err
 			}
 		}
-		return tx.Record(domain.Note(s.Env, "sweep", "retention.applied", actor, "", string(l.Of),
-			map[string]string{"kind": string(l.Of), "count": strconv.Itoa(n)}))
+		return tx.Record(domain.Note(s.Env, "sweep", "retention.applied", actor, "", string(ix.Of),
+			map[string]string{"kind": string(ix.Of), "count": strconv.Itoa(n)}))
 	})
 	if errors.Is(err, errNothing) {
 		return 0, nil

@@ -24,20 +24,14 @@ import (
 	"sluis.internal/shared/domain"
 )
 
-// Life says by which index documents of a kind are found whose expires_at is over.
-type Life struct {
-	Of    domain.DocumentKind
-	Index string
-}
-
 // Service sweeps. Store, Env and Lives must be set.
 type Service struct {
 	Store domain.Store
 	Env   domain.Env
-	Lives []Life
-	Every time.Duration // between two sweeps; 0 means a minute
-	Pace  time.Duration // between the beginnings of two refreshes; 0 means 250 ms
-	Log   *slog.Logger  // nil means slog.Default
+	Lives []domain.Index // by which documents are found whose expires_at is over
+	Every time.Duration  // between two sweeps; 0 means a minute
+	Pace  time.Duration  // between the beginnings of two refreshes; 0 means 250 ms
+	Log   *slog.Logger   // nil means slog.Default
 }
 
 // Report says what one sweep did.

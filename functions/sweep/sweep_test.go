@@ -348,7 +348,7 @@ func TestProlongedLifeIsSpared(t *testing.T) {
 
 func TestUnknownKindIsAnError(t *testing.T) {
 	h := build(t)
-	h.service.Lives = append(h.service.Lives, sweep.Life{Of: "consent", Index: "consents_by_client"})
+	h.service.Lives = append(h.service.Lives, domain.Index{Of: "consent", Name: "consents_by_client"})
 	link := &domain.Link{Hash: "l", ExpiresAt: h.env.Now()}
 	h.put(link)
 	if _, err := h.service.Sweep(t.Context()); err == nil {

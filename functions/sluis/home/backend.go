@@ -4,6 +4,7 @@ import (
 	"context"
 	"path/filepath"
 
+	"sluis.internal/schemas"
 	"sluis.internal/shared/backend/sql"
 	"sluis.internal/shared/domain"
 )
@@ -12,9 +13,7 @@ import (
 type Backend struct {
 	*sql.Backend
 	Env       domain.Env
-	lives     []life
-	indexes   []domain.Index
-	catalogue []domain.Custodian
+	contracts domain.Contracts
 }
 
 // KeysIn is the directory of the local keys below the data directory.
@@ -27,23 +26,13 @@ func OpenBackend(ctx context.Context, s Settings) (*Backend, error) {
 		b.Env.Region = "local"
 	}
 	var err error
-	if b.lives, err = read[[]life]("retention.json"); err != nil {
+	if b.contracts, err = domain.ReadContracts(schemas.FS); err != nil {
 		return nil, err
-	}
-	if b.indexes, err = read[[]domain.Index]("indexes.json"); err != nil {
-		return nil, err
-	}
-	if b.catalogue, err = read[[]domain.Custodian]("custodians.json"); err != nil {
-		return nil, err
-	}
-	kinds := make([]domain.DocumentKind, len(b.lives))
-	for i, l := range b.lives {
-		kinds[i] = l.Kind
 	}
 	dsn := s.Backend
 	if dsn == "" {
 		dsn = "sqlite:" + filepath.Join(s.Data, "sluis.db")
 	}
-	b.Backend, err = sql.Open(ctx, dsn, sql.Options{Env: b.Env, Indexes: b.indexes, Kinds: kinds, Fault: s.Fault, Disk: s.Disk})
+	b.Backend, err = sql.Open(ctx, dsn, sql.Options{Env: b.Env, Indexes: b.contracts.Indexes, Kinds: b.contracts.Kinds(), Fault: s.Fault, Disk: s.Disk})
 	return b, err
 }

@@ -21,15 +21,6 @@ func read[T any](name string) (T, error) {
 	return v, nil
 }
 
-// life is a row of retention.json.
-type life struct {
-	Kind  domain.DocumentKind `json:"kind"`
-	Ends  string              `json:"ends"` // operator, erase, ttl or never
-	Field string              `json:"field"`
-	Life  string              `json:"life"`
-	Why   string              `json:"why"`
-}
-
 // ReadPipeline reads schemas/pipeline.json.
 func ReadPipeline() (Pipeline, error) { return read[Pipeline]("pipeline.json") }
 

@@ -15,7 +15,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -163,7 +162,7 @@ func (h *Home) extraction(ctx context.Context, secrets domain.Secrets, s Setting
 		sandbox.RootCAs = at.CA
 		sandbox.DialTo = map[string]string{bank.HostName: at.Address}
 	}
-	for _, c := range h.catalogue {
+	for _, c := range h.contracts.Custodians {
 		if c.Sandbox && at == nil || !configured(ctx, secrets, c) {
 			continue
 		}
@@ -240,7 +239,7 @@ func (h *Home) wire(s Settings) error {
 	removal := &erase.Service{Store: h, Env: h.Env, Door: door, Signer: h.Keys.CertificateSigner(),
 		KeyID: h.Keys.CertificateKeyID(), Forget: h.forget(reader)}
 
-	h.sweep = h.sweeper(s)
+	h.sweep = &sweep.Service{Store: h, Env: h.Env, Lives: h.contracts.Overdue(), Every: cmp.Or(s.Sweep, 10*time.Second), Pace: s.Pace}
 	h.Handlers = map[domain.Topic]domain.Handler{domain.TopicSession: h.session, domain.TopicNotice: notices.Notify,
 		domain.TopicDelivery: notices.Deliver, domain.TopicErasure: removal.Erasure}
 	h.functions = map[string]func(*http.ServeMux){
@@ -291,20 +290,6 @@ func front(p Pipeline, host string, functions map[string]func(*http.ServeMux)) *
 		}
 	}
 	return mux
-}
-
-// sweeper is the clock, with the lives of retention.json.
-func (h *Home) sweeper(set Settings) *sweep.Service {
-	s := &sweep.Service{Store: h, Env: h.Env, Every: cmp.Or(set.Sweep, 10*time.Second), Pace: set.Pace}
-	for _, l := range h.lives {
-		i := slices.IndexFunc(h.indexes, func(ix domain.Index) bool {
-			return ix.Of == l.Kind && l.Field != "" && ix.Range == l.Field && len(ix.Equal) == 0
-		})
-		if l.Ends == "ttl" && i >= 0 {
-			s.Lives = append(s.Lives, sweep.Life{Of: l.Kind, Index: h.indexes[i].Name})
-		}
-	}
-	return s
 }
 
 // APIURL is where clients call, without a path.

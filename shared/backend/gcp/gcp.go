@@ -81,8 +81,8 @@ type Backend struct {
 	closeOnce sync.Once
 }
 
-// Open makes the clients; the first request connects them. Close it after use.
-func Open(ctx context.Context, o Options) (*Backend, error) {
+// New makes the clients; the first request connects them. Close it after use.
+func New(ctx context.Context, o Options) (*Backend, error) {
 	b := &Backend{opts: o.withDefaults(), env: o.Env, publishers: map[domain.Topic]*pubsub.Publisher{}, closed: make(chan struct{})}
 	if o.Project == "" {
 		return nil, domain.Invalidf("project", "want the runtime project's id")

@@ -17,7 +17,7 @@ func open(t *testing.T, o backendtest.Opts) backendtest.Backend {
 	place := sha256.Sum256([]byte(o.Place))
 	project := "p-" + hex.EncodeToString(place[:8])
 	gcptest.Topics(t, project, "contract")
-	b, err := gcp.Open(context.Background(), gcp.Options{Env: o.Env, Project: project, Indexes: o.Indexes, Kinds: o.Kinds,
+	b, err := gcp.New(context.Background(), gcp.Options{Env: o.Env, Project: project, Indexes: o.Indexes, Kinds: o.Kinds,
 		Concurrency: o.Concurrency, MaxAttempts: o.MaxAttempts, Fault: o.Fault})
 	if err != nil {
 		t.Fatal(err)

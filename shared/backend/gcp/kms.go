@@ -1,6 +1,7 @@
 package gcp
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/aes"
@@ -15,6 +16,9 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"path"
+	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -74,7 +78,7 @@ func ask[Q, A any](call func(context.Context, Q, ...gax.CallOption) (A, error), 
 // refused is a failed call in our words. An operation that may succeed later must not look like a gate that stays
 // shut.
 func refused(err error) error {
-	switch status.Code(err) {
+	switch code(err) {
 	case codes.OK:
 		return nil
 	case codes.Unavailable, codes.DeadlineExceeded, codes.Aborted:
@@ -83,6 +87,14 @@ func refused(err error) error {
 		return &domain.Error{Kind: domain.RateLimited, Code: "keys_busy", Message: "too many requests; try again", RetryAfter: 10 * time.Second, Err: err}
 	}
 	return fmt.Errorf("asking Cloud KMS: %w", err)
+}
+
+// code is the status of a failed call, also where it was the client that would not wait any longer.
+func code(err error) codes.Code {
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return codes.DeadlineExceeded
+	}
+	return status.Code(err)
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -225,22 +237,28 @@ func (o opening) decrypt(sealed, label []byte) ([]byte, error) {
 	return a.Plaintext, verified(true, a.Plaintext, a.PlaintextCrc32C)
 }
 
-// Version is one version of an asymmetric key: what may be done with it depends on what this process may do in Cloud
-// KMS. For an RSA key it is a crypto.Decrypter (RSA-OAEP-256), for an Ed25519 key a crypto.Signer.
-type Version struct {
+// version is one version of an asymmetric key: its public half, and where the private half is.
+type version struct {
 	k      *KMS
 	name   string
 	public crypto.PublicKey
 }
 
 // Public implements crypto.Decrypter and crypto.Signer.
-func (v *Version) Public() crypto.PublicKey { return v.public }
+func (v *version) Public() crypto.PublicKey { return v.public }
 
-// Name is the version's resource name.
-func (v *Version) Name() string { return v.name }
+// number is the version's place among its key's: Cloud KMS counts them from 1.
+func (v *version) number() int {
+	n, _ := strconv.Atoi(path.Base(v.name))
+	return n
+}
+
+// decrypter is a version of an RSA key. That it is a type of its own keeps a program that only reads public keys free of
+// the code that opens.
+type decrypter struct{ *version }
 
 // Decrypt implements crypto.Decrypter for RSA-OAEP with SHA-256 and no label, and nothing else.
-func (v *Version) Decrypt(_ io.Reader, sealed []byte, o crypto.DecrypterOpts) ([]byte, error) {
+func (v decrypter) Decrypt(_ io.Reader, sealed []byte, o crypto.DecrypterOpts) ([]byte, error) {
 	oaep, ok := o.(*rsa.OAEPOptions)
 	if _, isRSA := v.public.(*rsa.PublicKey); !isRSA || !ok || oaep.Hash != crypto.SHA256 || len(oaep.Label) > 0 {
 		return nil, errors.New("opening inner gate: want RSA-OAEP with SHA-256")
@@ -252,8 +270,11 @@ func (v *Version) Decrypt(_ io.Reader, sealed []byte, o crypto.DecrypterOpts) ([
 	return a.Plaintext, verified(a.VerifiedCiphertextCrc32C, a.Plaintext, a.PlaintextCrc32C)
 }
 
+// signer is the newest version of an Ed25519 key.
+type signer struct{ *version }
+
 // Sign implements crypto.Signer for Ed25519: message is the message itself, and o.HashFunc() is 0.
-func (v *Version) Sign(_ io.Reader, message []byte, o crypto.SignerOpts) ([]byte, error) {
+func (v signer) Sign(_ io.Reader, message []byte, o crypto.SignerOpts) ([]byte, error) {
 	if _, isEd := v.public.(ed25519.PublicKey); !isEd || o.HashFunc() != 0 {
 		return nil, errors.New("signing: want Ed25519 over the message itself")
 	}
@@ -272,15 +293,44 @@ type Versions struct {
 
 	mu    sync.Mutex
 	until domain.Time
-	held  []*Version
+	held  []*version
 }
 
 // Versions of the asymmetric crypto key of that resource name.
 func (k *KMS) Versions(name string) *Versions { return &Versions{k: k, name: name} }
 
-// All returns the enabled versions, oldest first; there is at least one. If Cloud KMS cannot be asked, the versions
+// Public returns the public halves of the enabled versions, oldest first.
+func (vs *Versions) Public() ([]crypto.PublicKey, error) {
+	all, err := vs.all()
+	public := make([]crypto.PublicKey, len(all))
+	for i, v := range all {
+		public[i] = v.public
+	}
+	return public, err
+}
+
+// Decrypters returns the enabled versions of an RSA key, oldest first (RSA-OAEP-256).
+func (vs *Versions) Decrypters() ([]crypto.Decrypter, error) {
+	all, err := vs.all()
+	open := make([]crypto.Decrypter, len(all))
+	for i, v := range all {
+		open[i] = decrypter{v}
+	}
+	return open, err
+}
+
+// Signer returns the newest version of an Ed25519 key.
+func (vs *Versions) Signer() (crypto.Signer, error) {
+	all, err := vs.all()
+	if err != nil {
+		return nil, err
+	}
+	return signer{all[len(all)-1]}, nil
+}
+
+// all returns the enabled versions, oldest first; there is at least one. If Cloud KMS cannot be asked, the versions
 // known so far are good a little longer.
-func (vs *Versions) All() ([]*Version, error) {
+func (vs *Versions) all() ([]*version, error) {
 	vs.mu.Lock()
 	defer vs.mu.Unlock()
 	now := vs.k.env.Now()
@@ -299,15 +349,15 @@ func (vs *Versions) All() ([]*Version, error) {
 	return fresh, nil
 }
 
-func (vs *Versions) list() ([]*Version, error) {
+func (vs *Versions) list() ([]*version, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), kmsTime)
 	defer cancel()
-	known := map[string]*Version{}
+	known := map[string]*version{}
 	for _, v := range vs.held {
 		known[v.name] = v
 	}
-	var all []*Version
-	it := vs.k.client.ListCryptoKeyVersions(ctx, &kmspb.ListCryptoKeyVersionsRequest{Parent: vs.name, Filter: "state=ENABLED", OrderBy: "name"}, busy())
+	var all []*version
+	it := vs.k.client.ListCryptoKeyVersions(ctx, &kmspb.ListCryptoKeyVersionsRequest{Parent: vs.name, Filter: "state=ENABLED"}, busy())
 	for {
 		listed, err := it.Next()
 		if errors.Is(err, iterator.Done) {
@@ -324,6 +374,7 @@ func (vs *Versions) list() ([]*Version, error) {
 		}
 		all = append(all, v)
 	}
+	slices.SortFunc(all, func(a, b *version) int { return cmp.Compare(a.number(), b.number()) })
 	if len(all) == 0 {
 		return nil, &domain.Error{Kind: domain.Unavailable, Code: "keys_unavailable", Message: "no version of the key is enabled"}
 	}
@@ -331,7 +382,7 @@ func (vs *Versions) list() ([]*Version, error) {
 }
 
 // version reads a version's public half, which never changes.
-func (vs *Versions) version(name string) (*Version, error) {
+func (vs *Versions) version(name string) (*version, error) {
 	a, err := ask(vs.k.client.GetPublicKey, &kmspb.GetPublicKeyRequest{Name: name})
 	if err != nil {
 		return nil, err
@@ -347,5 +398,5 @@ func (vs *Versions) version(name string) (*Version, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading public key %s: %w", name, err)
 	}
-	return &Version{k: vs.k, name: name, public: public}, nil
+	return &version{k: vs.k, name: name, public: public}, nil
 }

@@ -12,7 +12,6 @@ import (
 	"cloud.google.com/go/secretmanager/apiv1/secretmanagerpb"
 	"google.golang.org/api/option"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"sluis.internal/shared/domain"
 )
@@ -104,7 +103,7 @@ func (s *Secrets) hold(name string) *heldSecret {
 func (s *Secrets) read(ctx context.Context, name string) ([]byte, error) {
 	a, err := s.client.AccessSecretVersion(ctx, &secretmanagerpb.AccessSecretVersionRequest{
 		Name: fmt.Sprintf("projects/%s/secrets/%s/versions/latest", s.project, strings.ReplaceAll(name, "/", "--"))}, busy())
-	switch status.Code(err) {
+	switch code(err) {
 	case codes.OK:
 	case codes.NotFound:
 		return nil, fmt.Errorf("reading secret %q: %w", name, domain.ErrNotFound)
