@@ -43,6 +43,11 @@ type Service struct {
 	Sender Sender
 }
 
+// New makes the service as a deployed function has it: webhooks go to public addresses only.
+func New(store domain.Store, env domain.Env, door *serve.Door, closing domain.Encrypter, opening domain.Decrypter) *Service {
+	return &Service{Store: store, Env: env, Door: door, Close: closing, Open: opening, Sender: webhook.NewSender(env, webhook.Options{})}
+}
+
 // Sender makes one attempt; *webhook.Sender does. An error means that nothing can be said of the endpoint.
 type Sender interface {
 	Send(ctx context.Context, m webhook.Message) (webhook.Result, error)

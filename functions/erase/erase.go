@@ -27,6 +27,7 @@ import (
 	"time"
 
 	"sluis.internal/shared/domain"
+	"sluis.internal/shared/envelope"
 	"sluis.internal/shared/serve"
 )
 
@@ -39,6 +40,11 @@ type Service struct {
 	KeyID   string                    // names Signer's key in certificates
 	Backups time.Duration             // how long backups of the store may hold copies that nobody can read
 	Forget  func(domain.ConnectionID) // drops keysets cached in this process; nil where there are none
+}
+
+// New makes the service as a deployed function has it: a function that erases holds no keyset.
+func New(store domain.Store, env domain.Env, door *serve.Door, signer crypto.Signer) *Service {
+	return &Service{Store: store, Env: env, Door: door, Signer: signer, KeyID: envelope.SignerID(signer)}
 }
 
 // Routes registers the client API and the investor's request.

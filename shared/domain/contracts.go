@@ -66,11 +66,11 @@ func (c Contracts) Overdue() []Index {
 	})
 }
 
-// Custodian finds a custodian of the catalogue.
-func (c Contracts) Custodian(id CustodianID) (Custodian, error) {
+// Custodian finds a custodian of the catalogue; the zero value where there is none.
+func (c Contracts) Custodian(id CustodianID) Custodian {
 	i := slices.IndexFunc(c.Custodians, func(x Custodian) bool { return x.ID == id })
 	if i < 0 {
-		return Custodian{}, fmt.Errorf("custodian %q: %w", id, ErrNotFound)
+		return Custodian{}
 	}
-	return c.Custodians[i], nil
+	return c.Custodians[i]
 }

@@ -127,45 +127,44 @@ func (k *Keys) Decrypter(name KeyName) domain.Decrypter { return openingHalf{k.s
 // PortfolioKey is both halves of KeyPortfolio, for a Closer.
 func (k *Keys) PortfolioKey() PortfolioKey { return k.sets[KeyPortfolio] }
 
-// InnerPublic describes the key that the inner gate is closed to at present. It waits until there is one.
-func (k *Keys) InnerPublic() (JWK, error) {
+// publics are the keys of the inner gate, oldest first.
+func (k *Keys) publics() ([]crypto.PublicKey, error) {
 	all, err := k.inner()
-	if err != nil {
-		return JWK{}, err
+	public := make([]crypto.PublicKey, len(all))
+	for i, key := range all {
+		public[i] = &key.PublicKey
 	}
-	newest := &all[len(all)-1].PublicKey
-	return PublicJWK(Thumbprint(newest), newest), nil
+	return public, err
 }
 
+// InnerPublic describes the key that the inner gate is closed to at present. It waits until there is one.
+func (k *Keys) InnerPublic() (JWK, error) { return Inner(k.publics).Public() }
+
 // InnerKids lists the keys that the inner gate may have been closed to. It waits until there is one.
-func (k *Keys) InnerKids() ([]string, error) {
-	all, err := k.inner()
-	kids := make([]string, len(all))
-	for i, key := range all {
-		kids[i] = Thumbprint(&key.PublicKey)
-	}
-	return kids, err
-}
+func (k *Keys) InnerKids() ([]string, error) { return Inner(k.publics).Kids() }
 
 // InnerDecrypters are the inner gate's opening halves by kid: an InnerKeys. It waits until there is one.
 func (k *Keys) InnerDecrypters() (map[string]crypto.Decrypter, error) {
-	all, err := k.inner()
-	if err != nil {
-		return nil, err
-	}
-	open := map[string]crypto.Decrypter{}
-	for _, key := range all {
-		open[Thumbprint(&key.PublicKey)] = innerHalf{key}
-	}
-	return open, nil
+	return ByKid(func() ([]crypto.Decrypter, error) {
+		all, err := k.inner()
+		open := make([]crypto.Decrypter, len(all))
+		for i, key := range all {
+			open[i] = innerHalf{key}
+		}
+		return open, err
+	})()
 }
 
 // CertificateSigner signs certificates of erasure with Ed25519 (sign the message itself, with crypto.Hash(0)).
 func (k *Keys) CertificateSigner() crypto.Signer { return k.certificate }
 
-// CertificateKeyID names the key of CertificateSigner: its RFC 8037 thumbprint.
-func (k *Keys) CertificateKeyID() string {
-	x := base64.RawURLEncoding.EncodeToString(k.certificate.Public().(ed25519.PublicKey))
+// CertificateKeyID names the key of CertificateSigner.
+func (k *Keys) CertificateKeyID() string { return SignerID(k.certificate) }
+
+// SignerID names an Ed25519 key: its RFC 8037 thumbprint.
+func SignerID(key crypto.Signer) string {
+	public, _ := key.Public().(ed25519.PublicKey)
+	x := base64.RawURLEncoding.EncodeToString(public)
 	sum := sha256.Sum256([]byte(`{"crv":"Ed25519","kty":"OKP","x":"` + x + `"}`))
 	return base64.RawURLEncoding.EncodeToString(sum[:])
 }

@@ -39,6 +39,14 @@ type Door struct {
 	Log     *slog.Logger  // nil means slog.Default
 }
 
+// NewDoor makes the door of a deployed function, with the usual pace for each caller.
+func NewDoor(store domain.Store, env domain.Env, salt domain.Secret, proxies int) *Door {
+	return &Door{Store: store, Env: env, Limits: NewLimits(PerMinute), Salt: salt, Proxies: proxies}
+}
+
+// PerMinute is how many requests each caller may usually make in a minute.
+const PerMinute = 600
+
 // Call is one request, authenticated and bounded.
 type Call struct {
 	Principal domain.Principal // of an API key; zero for investors

@@ -226,7 +226,7 @@ func (h *Home) wire(s Settings) error {
 	if err != nil {
 		return err
 	}
-	door := &serve.Door{Store: h, Env: h.Env, Limits: serve.NewLimits(cmp.Or(s.PerMinute, 600)), Salt: h.Keys.Pseudonym()}
+	door := &serve.Door{Store: h, Env: h.Env, Limits: serve.NewLimits(cmp.Or(s.PerMinute, serve.PerMinute)), Salt: h.Keys.Pseudonym()}
 	reader := envelope.NewReader(h.Keys.Decrypter(envelope.KeyPortfolio), h.Env)
 	ask := &consent.Service{Store: h, Env: h.Env, Door: door, Custodians: h.custodians, LinkKey: h.Keys.Link(), PagesURL: h.PagesURL()}
 	gate := &seal.Service{Store: h, Env: h.Env, Door: door, Sealer: envelope.NewSealer(h.Keys.Encrypter(envelope.KeyOuter)),

@@ -2,13 +2,17 @@ package gcp
 
 import (
 	"context"
+	"crypto"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
+	"google.golang.org/api/idtoken"
 	"google.golang.org/api/option"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -25,6 +29,10 @@ import (
 //	GOOGLE_CLOUD_PROJECT   the runtime project: Firestore, Pub/Sub and Secret Manager
 //	SLUIS_REGION           where the data stays, such as europe-west4
 //	SLUIS_DATABASE         Firestore's database; empty means "(default)"
+//	SLUIS_CUSTODIAN        of extract and answer: which one; SLUIS_CUSTODIANS, with commas: all that have functions
+//	SLUIS_ANSWER_URL       where answer is called, with {custodian} in place of its name
+//	SLUIS_PAGES_URL        where investors come
+//	SLUIS_HOLDS            secrets of pipeline.json that the function holds, with commas
 //	SLUIS_KEY_NAME         for each key of pipeline.json that the function uses, NAME in capitals: the crypto key's resource name
 //	SLUIS_AUDIENCE         of the ID tokens that callers must show
 //	SLUIS_CALLERS          e-mail addresses of the service accounts that may call, with commas
@@ -38,13 +46,47 @@ type Cloud struct {
 	Env       domain.Env
 	Secrets   *Secrets
 	Contracts domain.Contracts
-
-	kms *KMS
+	Held      map[string]domain.Secret // by name, 32 bytes each; not to be wiped
+	KMS       *KMS
 }
 
-// Open opens Google Cloud as the environment says, for the documents that schemas declares.
-func Open(ctx context.Context, schemas fs.FS) (c *Cloud, err error) {
-	c = &Cloud{Env: domain.Env{Region: os.Getenv("SLUIS_REGION")}}
+// Proxies is how many hops Google's load balancer appends to X-Forwarded-For: the caller's address and its own.
+const Proxies = 2
+
+// At opens Google Cloud as the environment says, for the documents that schemas declares.
+func At(schemas fs.FS) func(context.Context) (*Cloud, error) {
+	return func(ctx context.Context) (*Cloud, error) {
+		c, err := open(ctx, schemas)
+		if err == nil {
+			err = c.hold(ctx)
+		}
+		if err != nil && c != nil {
+			return nil, errors.Join(err, c.Close())
+		}
+		return c, err
+	}
+}
+
+// hold reads the secrets that the function holds, once: what was derived from them must stay the same.
+func (c *Cloud) hold(ctx context.Context) error {
+	for name := range strings.SplitSeq(os.Getenv("SLUIS_HOLDS"), ",") {
+		if name == "" {
+			continue
+		}
+		s, err := c.Secrets.Secret(ctx, "held/"+name)
+		if err == nil && len(s.Reveal()) != 32 {
+			err = fmt.Errorf("reading secret held/%s: want 32 bytes", name)
+		}
+		if err != nil {
+			return err
+		}
+		c.Held[name] = s
+	}
+	return nil
+}
+
+func open(ctx context.Context, schemas fs.FS) (c *Cloud, err error) {
+	c = &Cloud{Held: map[string]domain.Secret{}, Env: domain.Env{Region: os.Getenv("SLUIS_REGION")}}
 	if c.Contracts, err = domain.ReadContracts(schemas); err != nil {
 		return nil, err
 	}
@@ -57,13 +99,18 @@ func Open(ctx context.Context, schemas fs.FS) (c *Cloud, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.kms, err = OpenKMS(ctx, c.Env, emulated("KMS_EMULATOR_HOST")...); err == nil {
+	if c.KMS, err = OpenKMS(ctx, c.Env, key, emulated("KMS_EMULATOR_HOST")...); err == nil {
 		c.Secrets, err = OpenSecrets(ctx, c.Env, project, emulated("SECRET_MANAGER_EMULATOR_HOST")...)
 	}
 	if err != nil {
 		return nil, errors.Join(err, c.Backend.Close())
 	}
 	return c, nil
+}
+
+// Close closes every client.
+func (c *Cloud) Close() error {
+	return errors.Join(c.Backend.Close(), c.KMS.Close(), c.Secrets.Close())
 }
 
 // emulated is how a client reaches what stands in for Google's service, if the variable names it.
@@ -80,34 +127,46 @@ func emulated(variable string) []option.ClientOption {
 		}))}
 }
 
+// Setting is what the environment says of one thing.
+func Setting(variable string) string { return os.Getenv(variable) }
+
 // key is the resource name of a key of pipeline.json.
 func key(name string) string { return os.Getenv("SLUIS_KEY_" + strings.ToUpper(name)) }
 
-// Closing is the half that encrypts of a key of pipeline.json.
-func (c *Cloud) Closing(name string) domain.Encrypter { return c.kms.Closing(key(name)) }
+// Keys is every key in one hand, for extraction: it opens both gates, and closes what it read.
+type Keys struct{ KMS *KMS }
 
-// Opening is the half that decrypts of a key of pipeline.json.
-func (c *Cloud) Opening(name string) domain.Decrypter { return c.kms.Opening(key(name)) }
+// Closing implements extraction.Keys.
+func (k Keys) Closing(name string) domain.Encrypter { return Closing(k.KMS, name) }
 
-// Both is the whole of a key of pipeline.json.
-func (c *Cloud) Both(name string) interface {
-	domain.Encrypter
-	domain.Decrypter
-} {
-	return c.kms.Both(key(name))
+// Opening implements extraction.Keys.
+func (k Keys) Opening(name string) domain.Decrypter { return Opening(k.KMS, name) }
+
+// Decrypters implements extraction.Keys.
+func (k Keys) Decrypters(name string) func() ([]crypto.Decrypter, error) {
+	return Decrypters(k.KMS, name)
 }
 
-// Versions of an asymmetric key of pipeline.json.
-func (c *Cloud) Versions(name string) *Versions { return c.kms.Versions(key(name)) }
+// Custodian is the one whose function this is.
+func (c *Cloud) Custodian() domain.Custodian {
+	return c.Contracts.Custodian(domain.CustodianID(os.Getenv("SLUIS_CUSTODIAN")))
+}
 
-// Held is a secret of pipeline.json that a function holds, such as "pseudonym": 32 bytes. It is read once, for what was
-// derived from it must stay the same. Do not wipe it.
-func (c *Cloud) Held(ctx context.Context, name string) (domain.Secret, error) {
-	s, err := c.Secrets.Secret(ctx, "held/"+name)
-	if err == nil && len(s.Reveal()) != 32 {
-		return domain.Secret{}, fmt.Errorf("reading secret held/%s: want 32 bytes", name)
+// Custodians are those that have functions here.
+func (c *Cloud) Custodians() []domain.Custodian {
+	here := strings.Split(os.Getenv("SLUIS_CUSTODIANS"), ",")
+	return slices.DeleteFunc(slices.Clone(c.Contracts.Custodians), func(x domain.Custodian) bool { return !slices.Contains(here, string(x.ID)) })
+}
+
+// Client calls another function with an ID token of this one's service account for it. Google's metadata server makes
+// the token.
+func (c *Cloud) Client(ctx context.Context, audience string) (*http.Client, error) {
+	client, err := idtoken.NewClient(ctx, audience)
+	if err != nil {
+		return nil, fmt.Errorf("getting an ID token for %s: %w", audience, err)
 	}
-	return s, err
+	client.Timeout = 2 * time.Minute
+	return client, nil
 }
 
 // Callers are the service accounts that may call the function.

@@ -42,18 +42,21 @@ const (
 
 // KMS is Cloud KMS. It is asked with a checksum of everything sent, and its answers are believed only with theirs
 // (CRC32C, as Google's guide on data integrity asks). Safe for concurrent use.
+//
+// What may be done with its keys are functions and not methods: so a program holds no more of them than it uses.
 type KMS struct {
 	client *kms.KeyManagementClient
 	env    domain.Env
+	names  func(string) string
 }
 
-// OpenKMS makes the client; the first call connects it.
-func OpenKMS(ctx context.Context, env domain.Env, o ...option.ClientOption) (*KMS, error) {
+// OpenKMS makes the client; the first call connects it. names turns the name of a key into its resource name.
+func OpenKMS(ctx context.Context, env domain.Env, names func(string) string, o ...option.ClientOption) (*KMS, error) {
 	c, err := kms.NewKeyManagementClient(ctx, o...)
 	if err != nil {
 		return nil, fmt.Errorf("opening Cloud KMS: %w", err)
 	}
-	return &KMS{client: c, env: env}, nil
+	return &KMS{client: c, env: env, names: names}, nil
 }
 
 // Close closes the client.
@@ -131,26 +134,14 @@ type (
 		k    *KMS
 		name string
 	}
-	both struct {
-		closing
-		opening
-	}
 )
 
-// Closing is the half of a symmetric key that encrypts. name is the crypto key's resource name; its primary version is
-// used, so that a rotation needs nothing here.
-func (k *KMS) Closing(name string) domain.Encrypter { return closing{k, name} }
+// Closing is the half of a symmetric key that encrypts. Its primary version is used, so that a rotation needs nothing
+// here.
+func Closing(k *KMS, name string) domain.Encrypter { return closing{k, k.names(name)} }
 
 // Opening is the half of a symmetric key that decrypts, whatever version encrypted.
-func (k *KMS) Opening(name string) domain.Decrypter { return opening{k, name} }
-
-// Both is the whole of a symmetric key, as the portfolio key is needed.
-func (k *KMS) Both(name string) interface {
-	domain.Encrypter
-	domain.Decrypter
-} {
-	return both{closing{k, name}, opening{k, name}}
-}
+func Opening(k *KMS, name string) domain.Decrypter { return opening{k, k.names(name)} }
 
 // Encrypt implements domain.Encrypter. The associated data goes to Cloud KMS too, which logs it: it holds identifiers
 // only.
@@ -285,9 +276,9 @@ func (v signer) Sign(_ io.Reader, message []byte, o crypto.SignerOpts) ([]byte, 
 	return a.Signature, verified(a.VerifiedDataCrc32C && a.Name == v.name, a.Signature, a.SignatureCrc32C)
 }
 
-// Versions keeps the enabled versions of an asymmetric key, oldest first, for keyLife: a new version is used, and a
+// versions keeps the enabled versions of an asymmetric key, oldest first, for keyLife: a new version is used, and a
 // disabled one given up, within that time.
-type Versions struct {
+type versions struct {
 	k    *KMS
 	name string
 
@@ -296,32 +287,35 @@ type Versions struct {
 	held  []*version
 }
 
-// Versions of the asymmetric crypto key of that resource name.
-func (k *KMS) Versions(name string) *Versions { return &Versions{k: k, name: name} }
-
-// Public returns the public halves of the enabled versions, oldest first.
-func (vs *Versions) Public() ([]crypto.PublicKey, error) {
-	all, err := vs.all()
-	public := make([]crypto.PublicKey, len(all))
-	for i, v := range all {
-		public[i] = v.public
+// Public lists the public halves of an asymmetric key, oldest first.
+func Public(k *KMS, name string) func() ([]crypto.PublicKey, error) {
+	vs := &versions{k: k, name: k.names(name)}
+	return func() ([]crypto.PublicKey, error) {
+		all, err := vs.all()
+		public := make([]crypto.PublicKey, len(all))
+		for i, v := range all {
+			public[i] = v.public
+		}
+		return public, err
 	}
-	return public, err
 }
 
-// Decrypters returns the enabled versions of an RSA key, oldest first (RSA-OAEP-256).
-func (vs *Versions) Decrypters() ([]crypto.Decrypter, error) {
-	all, err := vs.all()
-	open := make([]crypto.Decrypter, len(all))
-	for i, v := range all {
-		open[i] = decrypter{v}
+// Decrypters lists the opening halves of an RSA key, oldest first (RSA-OAEP-256).
+func Decrypters(k *KMS, name string) func() ([]crypto.Decrypter, error) {
+	vs := &versions{k: k, name: k.names(name)}
+	return func() ([]crypto.Decrypter, error) {
+		all, err := vs.all()
+		open := make([]crypto.Decrypter, len(all))
+		for i, v := range all {
+			open[i] = decrypter{v}
+		}
+		return open, err
 	}
-	return open, err
 }
 
-// Signer returns the newest version of an Ed25519 key.
-func (vs *Versions) Signer() (crypto.Signer, error) {
-	all, err := vs.all()
+// Signer is the newest version of an Ed25519 key.
+func Signer(k *KMS, name string) (crypto.Signer, error) {
+	all, err := (&versions{k: k, name: k.names(name)}).all()
 	if err != nil {
 		return nil, err
 	}
@@ -330,7 +324,7 @@ func (vs *Versions) Signer() (crypto.Signer, error) {
 
 // all returns the enabled versions, oldest first; there is at least one. If Cloud KMS cannot be asked, the versions
 // known so far are good a little longer.
-func (vs *Versions) all() ([]*version, error) {
+func (vs *versions) all() ([]*version, error) {
 	vs.mu.Lock()
 	defer vs.mu.Unlock()
 	now := vs.k.env.Now()
@@ -349,7 +343,7 @@ func (vs *Versions) all() ([]*version, error) {
 	return fresh, nil
 }
 
-func (vs *Versions) list() ([]*version, error) {
+func (vs *versions) list() ([]*version, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), kmsTime)
 	defer cancel()
 	known := map[string]*version{}
@@ -382,7 +376,7 @@ func (vs *Versions) list() ([]*version, error) {
 }
 
 // version reads a version's public half, which never changes.
-func (vs *Versions) version(name string) (*version, error) {
+func (vs *versions) version(name string) (*version, error) {
 	a, err := ask(vs.k.client.GetPublicKey, &kmspb.GetPublicKeyRequest{Name: name})
 	if err != nil {
 		return nil, err

@@ -43,13 +43,21 @@ func as(v *gcptest.Vault, identity string) []option.ClientOption {
 
 func kmsOf(t *testing.T, v *gcptest.Vault, identity string, env domain.Env) *gcp.KMS {
 	t.Helper()
-	k, err := gcp.OpenKMS(t.Context(), env, as(v, identity)...)
+	k, err := gcp.OpenKMS(t.Context(), env, func(name string) string { return name }, as(v, identity)...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { k.Close() })
 	return k
 }
+
+// both is the whole of a symmetric key.
+type both struct {
+	domain.Encrypter
+	domain.Decrypter
+}
+
+func bothOf(k *gcp.KMS, name string) both { return both{gcp.Closing(k, name), gcp.Opening(k, name)} }
 
 // TestGates: who seals cannot open, what is bound to one thing does not open for another, and what is large is closed
 // under a key of its own.
@@ -62,31 +70,31 @@ func TestGates(t *testing.T) {
 	seal, extract := kmsOf(t, v, sealing, domain.Env{}), kmsOf(t, v, extracting, domain.Env{})
 	for _, size := range []int{0, 1, 4 << 10, 8<<10 - 5, 8<<10 - 4, 100 << 10} {
 		plain := bytes.Repeat([]byte{7}, size)
-		sealed, err := seal.Closing(outer).Encrypt(plain, []byte("mine"))
+		sealed, err := gcp.Closing(seal, outer).Encrypt(plain, []byte("mine"))
 		if err != nil {
 			t.Fatalf("%d bytes: %v", size, err)
 		}
-		if back, err := extract.Opening(outer).Decrypt(sealed, []byte("mine")); err != nil || !bytes.Equal(back, plain) {
+		if back, err := gcp.Opening(extract, outer).Decrypt(sealed, []byte("mine")); err != nil || !bytes.Equal(back, plain) {
 			t.Errorf("%d bytes: got %d, %v", size, len(back), err)
 		}
-		if _, err := extract.Opening(outer).Decrypt(sealed, []byte("yours")); err == nil {
+		if _, err := gcp.Opening(extract, outer).Decrypt(sealed, []byte("yours")); err == nil {
 			t.Errorf("%d bytes: opens under another binding", size)
 		}
-		if _, err := seal.Opening(outer).Decrypt(sealed, []byte("mine")); status.Code(errors.Unwrap(err)) != codes.PermissionDenied {
+		if _, err := gcp.Opening(seal, outer).Decrypt(sealed, []byte("mine")); status.Code(errors.Unwrap(err)) != codes.PermissionDenied {
 			t.Errorf("%d bytes: whoever seals opens: %v", size, err)
 		}
-		if _, err := extract.Closing(outer).Encrypt(plain, []byte("mine")); status.Code(errors.Unwrap(err)) != codes.PermissionDenied {
+		if _, err := gcp.Closing(extract, outer).Encrypt(plain, []byte("mine")); status.Code(errors.Unwrap(err)) != codes.PermissionDenied {
 			t.Errorf("%d bytes: whoever opens seals: %v", size, err)
 		}
 		for i := range min(len(sealed), 40) {
 			bent := bytes.Clone(sealed)
 			bent[i] ^= 1
-			if back, err := extract.Opening(outer).Decrypt(bent, []byte("mine")); err == nil {
+			if back, err := gcp.Opening(extract, outer).Decrypt(bent, []byte("mine")); err == nil {
 				t.Errorf("%d bytes: opens with byte %d changed, to %d bytes", size, i, len(back))
 			}
 		}
 		for n := range min(len(sealed), 40) {
-			if _, err := extract.Opening(outer).Decrypt(sealed[:n], []byte("mine")); err == nil {
+			if _, err := gcp.Opening(extract, outer).Decrypt(sealed[:n], []byte("mine")); err == nil {
 				t.Errorf("opens when cut to %d bytes", n)
 			}
 		}
@@ -99,7 +107,7 @@ func TestRotation(t *testing.T) {
 	name := ring + "session"
 	v.AddSymmetric(t, name)
 	v.Grant(extracting, append(gcptest.Encrypter, gcptest.Decrypter...), name)
-	both := kmsOf(t, v, extracting, domain.Env{}).Both(name)
+	both := bothOf(kmsOf(t, v, extracting, domain.Env{}), name)
 	old, err := both.Encrypt([]byte("state"), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -124,7 +132,7 @@ func TestChecksums(t *testing.T) {
 	name := ring + "outer"
 	v.AddSymmetric(t, name)
 	v.Grant(extracting, append(gcptest.Encrypter, gcptest.Decrypter...), name)
-	both := kmsOf(t, v, extracting, domain.Env{}).Both(name)
+	both := bothOf(kmsOf(t, v, extracting, domain.Env{}), name)
 	sealed, err := both.Encrypt([]byte("plain"), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -156,7 +164,7 @@ func TestBusy(t *testing.T) {
 	name := ring + "outer"
 	v.AddSymmetric(t, name)
 	v.Grant(sealing, gcptest.Encrypter, name)
-	closing := kmsOf(t, v, sealing, domain.Env{}).Closing(name)
+	closing := gcp.Closing(kmsOf(t, v, sealing, domain.Env{}), name)
 	left := 2
 	v.Fault = func(string, string) error {
 		if left--; left >= 0 {
@@ -190,8 +198,8 @@ func TestVersions(t *testing.T) {
 	}
 	now := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
 	env := domain.Env{Clock: func() time.Time { return now }}
-	public := kmsOf(t, v, sealing, env).Versions(inner)
-	private := kmsOf(t, v, extracting, env).Versions(inner)
+	public := gcp.Public(kmsOf(t, v, sealing, env), inner)
+	private := gcp.Decrypters(kmsOf(t, v, extracting, env), inner)
 	expect(t, public, keys)
 	asked := v.Calls("GetPublicKey") + v.Calls("ListCryptoKeyVersions")
 	v.SetState(inner, 1, kmspb.CryptoKeyVersion_DISABLED)
@@ -206,7 +214,7 @@ func TestVersions(t *testing.T) {
 	expect(t, public, keys[1:])
 	v.Fault = nil
 
-	open, err := private.Decrypters()
+	open, err := private()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -223,14 +231,14 @@ func TestVersions(t *testing.T) {
 			t.Error("it opens with SHA-1")
 		}
 	}
-	if stolen, err := kmsOf(t, v, sealing, env).Versions(inner).Decrypters(); err != nil {
+	if stolen, err := gcp.Decrypters(kmsOf(t, v, sealing, env), inner)(); err != nil {
 		t.Error(err)
 	} else if _, err := stolen[0].Decrypt(nil, make([]byte, 256), &rsa.OAEPOptions{Hash: crypto.SHA256}); status.Code(errors.Unwrap(err)) != codes.PermissionDenied {
 		t.Errorf("whoever shows the key opens with it: %v", err)
 	}
 
 	v.AddSigner(t, certificate)
-	signer, err := kmsOf(t, v, extracting, env).Versions(certificate).Signer()
+	signer, err := gcp.Signer(kmsOf(t, v, extracting, env), certificate)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -240,9 +248,9 @@ func TestVersions(t *testing.T) {
 	}
 }
 
-func expect(t *testing.T, vs *gcp.Versions, keys []*rsa.PrivateKey) {
+func expect(t *testing.T, list func() ([]crypto.PublicKey, error), keys []*rsa.PrivateKey) {
 	t.Helper()
-	public, err := vs.Public()
+	public, err := list()
 	if err != nil || len(public) != len(keys) {
 		t.Fatalf("%d versions, want %d: %v", len(public), len(keys), err)
 	}

@@ -202,7 +202,9 @@ func (b *Backend) retry(p *post, e domain.Event, err error, stopping bool) {
 		p.Due = now.Time
 		return
 	}
-	p.Failures++
+	if !backend.Waits(err) {
+		p.Failures++
+	}
 	p.Reason = domain.CodeOf(err)
 	if p.Failures >= b.opts.MaxAttempts || errors.Is(err, errCrashes) {
 		b.note(slog.LevelError, "an event became a dead letter", e, slog.String("code", p.Reason))

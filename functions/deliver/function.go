@@ -1,0 +1,20 @@
+package deliver
+
+import (
+	"github.com/GoogleCloudPlatform/functions-framework-go/functions"
+
+	"sluis.internal/schemas"
+	"sluis.internal/shared/backend/gcp"
+	"sluis.internal/shared/serve"
+)
+
+func init() {
+	at := gcp.At(schemas.FS)
+	functions.HTTP("Notify", serve.Lazy(at, func(c *gcp.Cloud) (serve.Face, error) { return serve.Push(c, wire(c).Notify), nil }))
+	functions.HTTP("Deliver", serve.Lazy(at, func(c *gcp.Cloud) (serve.Face, error) { return serve.Push(c, wire(c).Deliver), nil }))
+	functions.HTTP("Endpoints", serve.Lazy(at, func(c *gcp.Cloud) (serve.Face, error) { return serve.Mux(wire(c).Routes), nil }))
+}
+
+func wire(c *gcp.Cloud) *Service {
+	return New(c.Backend, c.Env, serve.NewDoor(c.Backend, c.Env, c.Held["pseudonym"], gcp.Proxies), gcp.Closing(c.KMS, "webhook"), gcp.Opening(c.KMS, "webhook"))
+}
