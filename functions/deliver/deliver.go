@@ -21,6 +21,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base32"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -43,9 +44,10 @@ type Service struct {
 	Sender Sender
 }
 
-// New makes the service as a deployed function has it: webhooks go to public addresses only.
-func New(store domain.Store, env domain.Env, door *serve.Door, closing domain.Encrypter, opening domain.Decrypter) *Service {
-	return &Service{Store: store, Env: env, Door: door, Close: closing, Open: opening, Sender: webhook.NewSender(env, webhook.Options{})}
+// New makes the service. allow are the private addresses that webhooks may go to.
+func New(store domain.Store, env domain.Env, door *serve.Door, closing domain.Encrypter, opening domain.Decrypter, allow []netip.AddrPort) *Service {
+	rules := webhook.Rules{Allow: allow}
+	return &Service{Store: store, Env: env, Door: door, Rules: rules, Close: closing, Open: opening, Sender: webhook.NewSender(env, webhook.Options{Rules: rules})}
 }
 
 // Sender makes one attempt; *webhook.Sender does. An error means that nothing can be said of the endpoint.

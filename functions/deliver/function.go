@@ -9,12 +9,12 @@ import (
 )
 
 func init() {
-	at := gcp.At(schemas.FS)
-	functions.HTTP("Notify", serve.Lazy(at, func(c *gcp.Cloud) (serve.Face, error) { return serve.Push(c, wire(c).Notify), nil }))
-	functions.HTTP("Deliver", serve.Lazy(at, func(c *gcp.Cloud) (serve.Face, error) { return serve.Push(c, wire(c).Deliver), nil }))
-	functions.HTTP("Endpoints", serve.Lazy(at, func(c *gcp.Cloud) (serve.Face, error) { return serve.Mux(wire(c).Routes), nil }))
+	functions.HTTP("Notify", serve.Lazy(gcp.At(schemas.FS), func(c *gcp.Cloud) (serve.Face, error) { return serve.Push(c, wire(c).Notify), nil }))
+	functions.HTTP("Deliver", serve.Lazy(gcp.At(schemas.FS), func(c *gcp.Cloud) (serve.Face, error) { return serve.Push(c, wire(c).Deliver), nil }))
+	functions.HTTP("Endpoints", serve.Lazy(gcp.At(schemas.FS), func(c *gcp.Cloud) (serve.Face, error) { return serve.Mux(wire(c).Routes), nil }))
 }
 
 func wire(c *gcp.Cloud) *Service {
-	return New(c.Backend, c.Env, serve.NewDoor(c.Backend, c.Env, c.Held["pseudonym"], gcp.Proxies), gcp.Closing(c.KMS, "webhook"), gcp.Opening(c.KMS, "webhook"))
+	door := serve.NewDoor(c.Backend, c.Env, c.Held["pseudonym"], gcp.Proxies)
+	return New(c.Backend, c.Env, door, gcp.Closing(c.KMS, "webhook"), gcp.Opening(c.KMS, "webhook"), c.Webhooks)
 }

@@ -2,16 +2,18 @@
 // packages of ours that the function needs, each in its place, and one package at the root that imports the function. Google's
 // Go buildpack wants just that one package there, and finds the function's entry points by FUNCTION_TARGET.
 //
-//	go run ./test/stage DIR
+//	go run ./test/stage [-build] DIR
 //
 // makes DIR/consent, DIR/seal and so on, one folder for each source in schemas/pipeline.json and each protocol of an
-// extraction. Functions that come from one source share a folder.
+// extraction. Functions that come from one source share a folder. With -build it also does to each what the buildpack would
+// do: the program is DIR/consent/function.bin, and so on.
 package main
 
 import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"io/fs"
@@ -26,14 +28,70 @@ import (
 const module = "sluis.internal"
 
 func main() {
-	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: go run ./test/stage DIR")
+	compile := flag.Bool("build", false, "build each folder, too")
+	flag.Parse()
+	if flag.NArg() != 1 {
+		fmt.Fprintln(os.Stderr, "usage: go run ./test/stage [-build] DIR")
 		os.Exit(2)
 	}
-	if err := Stage(".", os.Args[1]); err != nil {
+	err := Stage(".", flag.Arg(0))
+	if err == nil && *compile {
+		err = Build(flag.Arg(0))
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "staging:", err)
 		os.Exit(1)
 	}
+}
+
+// Build builds every staged folder below out.
+func Build(out string) error {
+	staged, err := os.ReadDir(out)
+	for _, s := range staged {
+		if _, failed := build(filepath.Join(out, s.Name())); failed != nil {
+			err = errors.Join(err, fmt.Errorf("%s: %w", s.Name(), failed))
+		}
+	}
+	return err
+}
+
+// face is the program that the buildpack generates around a function whose entry points register themselves.
+const face = `package main
+
+import (
+	"log"
+	"os"
+
+	_ "sluis.internal"
+
+	"github.com/GoogleCloudPlatform/functions-framework-go/funcframework"
+)
+
+func main() {
+	if err := funcframework.StartHostPort("127.0.0.1", os.Getenv("PORT")); err != nil {
+		log.Fatal(err)
+	}
+}
+`
+
+// build builds a staged folder as the buildpack does: a main package of its own below it, a tidy go.mod, no cgo. Only
+// that it listens on this machine alone is our own.
+func build(dir string) (program string, err error) {
+	app := filepath.Join(dir, "functions.local", "app")
+	if err := os.MkdirAll(app, fs.ModePerm); err != nil {
+		return "", err
+	}
+	if err := os.WriteFile(filepath.Join(app, "main.go"), []byte(face), 0o644); err != nil {
+		return "", err
+	}
+	for _, args := range [][]string{{"mod", "tidy"}, {"build", "-trimpath", "-o", "function.bin", "./functions.local/app"}} {
+		cmd := exec.Command("go", args...)
+		cmd.Dir, cmd.Env = dir, append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-mod=mod")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+	return filepath.Join(dir, "function.bin"), nil
 }
 
 // Stage makes the folders below out, which must be empty or not there, from the module in root.

@@ -57,6 +57,7 @@ type Function struct {
 	Calls      []string       `json:"calls"`
 	Close      []string       `json:"close"` // keys it may encrypt with
 	Open       []string       `json:"open"`  // keys it may decrypt with
+	Shows      []string       `json:"shows"` // keys whose public half it may read
 	Holds      []string       `json:"holds"` // other secrets
 }
 

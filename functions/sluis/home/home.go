@@ -31,7 +31,6 @@ import (
 	"sluis.internal/shared/envelope"
 	"sluis.internal/shared/extraction"
 	"sluis.internal/shared/serve"
-	"sluis.internal/shared/webhook"
 )
 
 // Settings say how a home is set up. The zero value of every field but Data means a good choice.
@@ -233,9 +232,7 @@ func (h *Home) wire(s Settings) error {
 		Public: h.Keys.InnerPublic, Kids: h.Keys.InnerKids}
 	question := &challenge.Service{Store: h, Env: h.Env, Door: door, Display: h.Keys.Decrypter(envelope.KeyDisplay), Bank: h}
 	reading := &portfolio.Service{Store: h, Env: h.Env, Door: door, Opener: reader, Interval: s.Interval}
-	rules := webhook.Rules{Allow: s.Webhooks}
-	notices := &deliver.Service{Store: h, Env: h.Env, Door: door, Rules: rules, Close: h.Keys.Encrypter(envelope.KeyWebhook),
-		Open: h.Keys.Decrypter(envelope.KeyWebhook), Sender: webhook.NewSender(h.Env, webhook.Options{Rules: rules})}
+	notices := deliver.New(h, h.Env, door, h.Keys.Encrypter(envelope.KeyWebhook), h.Keys.Decrypter(envelope.KeyWebhook), s.Webhooks)
 	removal := &erase.Service{Store: h, Env: h.Env, Door: door, Signer: h.Keys.CertificateSigner(),
 		KeyID: h.Keys.CertificateKeyID(), Forget: h.forget(reader)}
 

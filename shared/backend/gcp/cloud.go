@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -32,6 +33,8 @@ import (
 //	SLUIS_CUSTODIAN        of extract and answer: which one; SLUIS_CUSTODIANS, with commas: all that have functions
 //	SLUIS_ANSWER_URL       where answer is called, with {custodian} in place of its name
 //	SLUIS_PAGES_URL        where investors come
+//	SLUIS_REFRESH_INTERVAL between a reading and the next that a client may ask for, such as 1m; empty means the usual one
+//	SLUIS_WEBHOOKS_ALLOW   private addresses that webhooks may go to, each with its port, with commas; empty means none
 //	SLUIS_HOLDS            secrets of pipeline.json that the function holds, with commas
 //	SLUIS_KEY_NAME         for each key of pipeline.json that the function uses, NAME in capitals: the crypto key's resource name
 //	SLUIS_AUDIENCE         of the ID tokens that callers must show
@@ -48,6 +51,8 @@ type Cloud struct {
 	Contracts domain.Contracts
 	Held      map[string]domain.Secret // by name, 32 bytes each; not to be wiped
 	KMS       *KMS
+	Interval  time.Duration    // SLUIS_REFRESH_INTERVAL
+	Webhooks  []netip.AddrPort // SLUIS_WEBHOOKS_ALLOW
 }
 
 // Proxies is how many hops Google's load balancer appends to X-Forwarded-For: the caller's address and its own.
@@ -90,6 +95,9 @@ func open(ctx context.Context, schemas fs.FS) (c *Cloud, err error) {
 	if c.Contracts, err = domain.ReadContracts(schemas); err != nil {
 		return nil, err
 	}
+	if err := c.read(); err != nil {
+		return nil, err
+	}
 	project := os.Getenv("GOOGLE_CLOUD_PROJECT")
 	if project == "" || c.Env.Region == "" {
 		return nil, errors.New("opening Google Cloud: set GOOGLE_CLOUD_PROJECT and SLUIS_REGION")
@@ -106,6 +114,26 @@ func open(ctx context.Context, schemas fs.FS) (c *Cloud, err error) {
 		return nil, errors.Join(err, c.Backend.Close())
 	}
 	return c, nil
+}
+
+// read reads the settings that have a form.
+func (c *Cloud) read() (err error) {
+	if text := os.Getenv("SLUIS_REFRESH_INTERVAL"); text != "" {
+		if c.Interval, err = time.ParseDuration(text); err != nil {
+			return fmt.Errorf("SLUIS_REFRESH_INTERVAL: want a time such as 1m: %w", err)
+		}
+	}
+	for text := range strings.SplitSeq(os.Getenv("SLUIS_WEBHOOKS_ALLOW"), ",") {
+		if text == "" {
+			continue
+		}
+		a, err := netip.ParseAddrPort(text)
+		if err != nil {
+			return fmt.Errorf("SLUIS_WEBHOOKS_ALLOW: want addresses such as 10.0.0.7:443: %w", err)
+		}
+		c.Webhooks = append(c.Webhooks, a)
+	}
+	return nil
 }
 
 // Close closes every client.

@@ -140,3 +140,22 @@ func Topics(t testing.TB, project string, topics ...domain.Topic) {
 		}
 	}
 }
+
+// Push has a topic's messages pushed to an address, under a subscription of that name. There may be others.
+func Push(t testing.TB, project string, topic domain.Topic, subscription, address string) {
+	t.Helper()
+	ctx := context.Background()
+	c, err := pubsub.NewClient(ctx, project)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	name := fmt.Sprintf("projects/%s/topics/%s", project, topic)
+	if _, err := c.TopicAdminClient.CreateTopic(ctx, &pubsubpb.Topic{Name: name}); err != nil && status.Code(err) != codes.AlreadyExists {
+		t.Fatal(err)
+	}
+	if _, err := c.SubscriptionAdminClient.CreateSubscription(ctx, &pubsubpb.Subscription{Topic: name, AckDeadlineSeconds: 600,
+		Name: fmt.Sprintf("projects/%s/subscriptions/%s", project, subscription), PushConfig: &pubsubpb.PushConfig{PushEndpoint: address}}); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,410 @@
+// Package cloud plays journeys in a Google Cloud of the test's own: every function of pipeline.json is a process of its
+// own, staged and built as Google does it, with an identity of its own and just the roles that pipeline.json gives it. Documents
+// lie in Google's Firestore emulator, events are pushed by Google's Pub/Sub emulator, and Cloud KMS and Secret Manager are
+// strict fakes. What the test plays itself is the rest of the platform: the load balancer, the scheduler, the
+// metadata server, and the tokens that Pub/Sub shows.
+package cloud
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"sluis.internal/functions/consent"
+	bank "sluis.internal/functions/sandbox/comdirect"
+	"sluis.internal/functions/sluis/home"
+	"sluis.internal/functions/sluis/journey"
+	"sluis.internal/schemas"
+	"sluis.internal/shared/backend/gcp"
+	"sluis.internal/shared/backend/gcp/gcptest"
+	"sluis.internal/shared/domain"
+)
+
+const custodian = "sandbox-comdirect"
+
+// region is a Google Cloud with every function deployed, and a client that plays journeys in it.
+type region struct {
+	journey.Place
+	t        *testing.T
+	project  string
+	pipeline home.Pipeline
+	vault    *gcptest.Vault
+	issuer   *gcptest.Issuer
+	dir      string // of the staged functions
+	bank     *bank.Server
+	store    *gcp.Backend // as an operator sees it
+
+	mu        sync.Mutex
+	functions map[string]*function
+}
+
+// function is one deployed function.
+type function struct {
+	home.Function
+	at      string // host and port
+	environ []string
+	program string
+	log     *os.File
+	process *exec.Cmd
+}
+
+func (f *function) identity() string { return f.Name + "@p.iam.gserviceaccount.com" }
+
+// open deploys everything. It takes a minute: each function is built as Google builds it.
+func open(t *testing.T) *region {
+	t.Helper()
+	gcptest.Emulators(t)
+	r := &region{t: t, project: "p-" + random(4), vault: gcptest.NewVault(t), issuer: gcptest.NewIssuer(t), dir: filepath.Join(t.TempDir(), "staged"),
+		functions: map[string]*function{}}
+	var err error
+	if r.pipeline, err = home.ReadPipeline(); err != nil {
+		t.Fatal(err)
+	}
+	r.stage()
+	r.practise()
+	r.keys()
+	r.balance()
+	slices.SortStableFunc(r.pipeline.Functions, func(a, b home.Function) int { return len(a.Calls) - len(b.Calls) }) // who is called, first
+	for _, f := range r.pipeline.Functions {
+		r.deploy(f)
+	}
+	r.subscribe()
+	r.tick()
+	r.join()
+	return r
+}
+
+func random(n int) string {
+	b := make([]byte, n)
+	rand.Read(b) // never fails
+	return hex.EncodeToString(b)
+}
+
+// stage builds every function.
+func (r *region) stage() {
+	r.t.Helper()
+	cmd := exec.CommandContext(r.t.Context(), "go", "run", "./test/stage", "-build", r.dir)
+	cmd.Dir = "../.."
+	out, err := cmd.CombinedOutput()
+	if err != nil && os.Getenv("SLUIS_FULL") != "1" && bytes.Contains(out, []byte("dial tcp")) {
+		r.t.Skipf("the module proxy cannot be reached: %s", out)
+	}
+	if err != nil {
+		r.t.Fatalf("staging: %v\n%s", err, out)
+	}
+}
+
+// practise opens the sandbox bank and the client's inbox.
+func (r *region) practise() {
+	r.t.Helper()
+	b := bank.New(bank.Options{Slow: 200 * time.Millisecond, RetryAfter: time.Second})
+	server, err := bank.ServeTLS(b, "127.0.0.1:0")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.bank, r.Bank = server, b
+	r.t.Cleanup(func() { _ = server.Close(context.Background()) })
+	if err := os.WriteFile(filepath.Join(r.dir, "ca.pem"), server.CertPEM(), 0o600); err != nil {
+		r.t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.Inbox = journey.NewInbox(l, nil)
+	go func() { _ = r.Inbox.Serve() }() // ends with its listener
+	r.t.Cleanup(func() { _ = l.Close() })
+}
+
+func resource(key string) string {
+	return "projects/keys/locations/europe-west4/keyRings/" + key + "/cryptoKeys/" + key
+}
+
+func (r *region) secret(name string) string {
+	return "projects/" + r.project + "/secrets/" + strings.ReplaceAll(name, "/", "--")
+}
+
+// keys makes the keys and secrets of pipeline.json, and gives each function the roles that it says, no more.
+func (r *region) keys() {
+	r.t.Helper()
+	for name, k := range r.pipeline.Keys {
+		switch {
+		case strings.HasPrefix(k.Use, "AES"):
+			r.vault.AddSymmetric(r.t, resource(name))
+		case strings.HasPrefix(k.Use, "RSA"):
+			key, err := rsa.GenerateKey(rand.Reader, 4096)
+			if err != nil {
+				r.t.Fatal(err)
+			}
+			r.vault.AddRSA(r.t, resource(name), key)
+		case strings.HasPrefix(k.Use, "Ed25519"):
+			r.vault.AddSigner(r.t, resource(name))
+		default: // HMAC
+			value := make([]byte, 32)
+			rand.Read(value) // never fails
+			r.vault.AddSecret(r.secret("held/"+name), value)
+		}
+	}
+	r.vault.AddSecret(r.secret(custodian+"/client_id"), []byte(bank.DefaultClientID))
+	r.vault.AddSecret(r.secret(custodian+"/client_secret"), []byte(bank.DefaultClientSecret))
+	for _, f := range r.pipeline.Functions {
+		r.grant(f)
+	}
+}
+
+func (r *region) grant(f home.Function) {
+	who := (&function{Function: f}).identity()
+	for _, key := range f.Close {
+		r.vault.Grant(who, gcptest.Encrypter, resource(key))
+	}
+	for _, key := range f.Open {
+		role := gcptest.Decrypter
+		if key == "inner" {
+			role = gcptest.Opener
+		}
+		r.vault.Grant(who, role, resource(key))
+	}
+	for _, name := range f.Shows {
+		r.vault.Grant(who, gcptest.Public, resource(name))
+	}
+	for _, name := range f.Holds {
+		if name == "certificate" {
+			r.vault.Grant(who, append(slices.Clone(gcptest.Signer), gcptest.Public...), resource(name))
+			continue
+		}
+		r.vault.Grant(who, gcptest.Accessor, r.secret("held/"+name))
+	}
+	if f.Per == "custodian" {
+		r.vault.Grant(who, gcptest.Accessor, r.secret(custodian+"/client_id"))
+		r.vault.Grant(who, gcptest.Accessor, r.secret(custodian+"/client_secret"))
+	}
+}
+
+// free is an address that nobody listens at.
+func free(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// balance is the load balancer: one address for each host of pipeline.json, with just the routes that stand there.
+func (r *region) balance() {
+	r.t.Helper()
+	addresses := map[string]*string{"api": &r.API, "pages": &r.Pages}
+	for host, address := range addresses {
+		mux := http.NewServeMux()
+		for _, f := range r.pipeline.Functions {
+			for _, route := range f.Routes {
+				if route.Host == host {
+					mux.Handle(route.Method+" "+route.Path, r.proxy(f.Name))
+				}
+			}
+		}
+		server := httptest.NewServer(mux)
+		r.t.Cleanup(server.Close)
+		*address = server.URL
+	}
+	r.Pages = strings.Replace(r.Pages, "127.0.0.1", "localhost", 1)
+}
+
+// proxy passes requests on to a function, and appends what Google's load balancer does: the caller's address and its own.
+func (r *region) proxy(name string) http.Handler {
+	return &httputil.ReverseProxy{FlushInterval: -1, Rewrite: func(q *httputil.ProxyRequest) {
+		q.SetURL(&url.URL{Scheme: "http", Host: r.function(name).at})
+		q.Out.Host = q.In.Host
+		peer, _, _ := net.SplitHostPort(q.In.RemoteAddr)
+		q.Out.Header["X-Forwarded-For"] = append(q.In.Header["X-Forwarded-For"], peer+", 203.0.113.7")
+	}}
+}
+
+func (r *region) function(name string) *function {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.functions[name]
+}
+
+// deploy starts a function's process with its own environment and metadata server.
+func (r *region) deploy(f home.Function) {
+	r.t.Helper()
+	log, err := os.Create(filepath.Join(r.t.ArtifactDir(), f.Name+".log"))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	folder := f.Source
+	if folder == "" {
+		folder = f.Name
+	}
+	if f.Per == "custodian" {
+		folder += "-comdirect"
+	}
+	d := &function{Function: f, at: free(r.t), program: filepath.Join(r.dir, folder, "function.bin"), log: log}
+	answer := "http://" + d.at
+	if a := r.function("answer"); a != nil {
+		answer = "http://" + a.at
+	}
+	_, port, _ := net.SplitHostPort(d.at)
+	inbox, err := url.Parse(r.Inbox.URL())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	d.environ = []string{"PORT=" + port, "FUNCTION_TARGET=" + f.EntryPoint, "GOOGLE_CLOUD_PROJECT=" + r.project, "SLUIS_REGION=europe-west4",
+		"FIRESTORE_EMULATOR_HOST=" + os.Getenv("FIRESTORE_EMULATOR_HOST"), "PUBSUB_EMULATOR_HOST=" + os.Getenv("PUBSUB_EMULATOR_HOST"),
+		"KMS_EMULATOR_HOST=" + r.vault.Host, "SECRET_MANAGER_EMULATOR_HOST=" + r.vault.Host, "SLUIS_IDENTITY=" + d.identity(),
+		"GCE_METADATA_HOST=" + r.metadata(d), "SLUIS_ISSUER=" + r.issuer.URL, "SLUIS_AUDIENCE=http://" + d.at,
+		"SLUIS_CALLERS=push@p.iam.gserviceaccount.com,challenge@p.iam.gserviceaccount.com",
+		"SLUIS_CUSTODIAN=" + custodian, "SLUIS_CUSTODIANS=" + custodian, "SLUIS_SANDBOX=" + r.bank.Address(), "SLUIS_SANDBOX_CA=" + filepath.Join(r.dir, "ca.pem"),
+		"SLUIS_PAGES_URL=" + r.Pages, "SLUIS_ANSWER_URL=" + answer, "SLUIS_REFRESH_INTERVAL=1ms", "SLUIS_WEBHOOKS_ALLOW=" + inbox.Host}
+	held := slices.DeleteFunc(slices.Clone(f.Holds), func(name string) bool { return name == "certificate" })
+	d.environ = append(d.environ, "SLUIS_HOLDS="+strings.Join(held, ","))
+	for name := range r.pipeline.Keys {
+		d.environ = append(d.environ, "SLUIS_KEY_"+strings.ToUpper(name)+"="+resource(name))
+	}
+	r.mu.Lock()
+	r.functions[f.Name] = d
+	r.mu.Unlock()
+	r.start(d)
+	r.t.Cleanup(func() { r.kill(d); _ = d.log.Close() })
+}
+
+func (r *region) start(d *function) {
+	r.t.Helper()
+	d.process = exec.Command(d.program)
+	d.process.Env, d.process.Stdout, d.process.Stderr = d.environ, d.log, d.log
+	if err := d.process.Start(); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *region) kill(d *function) {
+	_ = d.process.Process.Kill()
+	_ = d.process.Wait()
+}
+
+// metadata is a function's metadata server, which makes ID tokens of its service account for any audience.
+func (r *region) metadata(d *function) string {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		w.Header().Set("Metadata-Flavor", "Google")
+		if !strings.HasSuffix(q.URL.Path, "/identity") {
+			http.NotFound(w, q)
+			return
+		}
+		_, _ = io.WriteString(w, r.issuer.Token(r.t, d.identity(), q.URL.Query().Get("audience"), nil))
+	}))
+	r.t.Cleanup(server.Close)
+	return strings.TrimPrefix(server.URL, "http://")
+}
+
+// subscribe has Pub/Sub push each topic to its functions, through a proxy that shows the token that Google would show.
+func (r *region) subscribe() {
+	r.t.Helper()
+	pushes := http.NewServeMux()
+	server := httptest.NewServer(pushes)
+	r.t.Cleanup(server.Close)
+	for _, f := range r.pipeline.Functions {
+		if f.Trigger == "" {
+			continue
+		}
+		pushes.Handle("POST /"+f.Name, &httputil.ReverseProxy{ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
+			Rewrite: func(q *httputil.ProxyRequest) {
+				d := r.function(f.Name)
+				q.SetURL(&url.URL{Scheme: "http", Host: d.at})
+				q.Out.URL.Path = "/projects/" + r.project + "/topics/" + string(f.Trigger)
+				q.Out.Header.Set("Authorization", "Bearer "+r.issuer.Token(r.t, "push@p.iam.gserviceaccount.com", "http://"+d.at, nil))
+			}})
+		gcptest.Push(r.t, r.project, f.Trigger, f.Name, server.URL+"/"+f.Name)
+	}
+}
+
+// tick is the scheduler: sweep is called again and again, as it returns within a minute.
+func (r *region) tick() {
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	r.t.Cleanup(func() { stop(); <-done })
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			d := r.function("sweep")
+			q, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+d.at+"/", strings.NewReader("{}"))
+			if err != nil {
+				return
+			}
+			q.Header.Set("Content-Type", "application/json")
+			q.Header.Set("Authorization", "Bearer "+r.issuer.Token(r.t, "push@p.iam.gserviceaccount.com", "http://"+d.at, nil))
+			if a, err := http.DefaultClient.Do(q); err == nil {
+				_ = a.Body.Close()
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(200 * time.Millisecond):
+			}
+		}
+	}()
+}
+
+// join adds the client, as an operator does.
+func (r *region) join() {
+	r.t.Helper()
+	contracts, err := domain.ReadContracts(schemas.FS)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	env := domain.Env{Region: "europe-west4"}
+	r.store, err = gcp.New(r.t.Context(), gcp.Options{Env: env, Project: r.project, Indexes: contracts.Indexes, Kinds: contracts.Kinds(), Ends: contracts.Ends()})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { _ = r.store.Close() })
+	for range 100 {
+		if err = r.Join(r.t.Context(), r.store, env, consent.Terms{}); err == nil {
+			return
+		}
+		time.Sleep(200 * time.Millisecond) // a function is starting
+	}
+	r.t.Fatal(err)
+}
+
+// play plays journeys, a few at once, and says which did not come to their end.
+func (r *region) play(all []journey.Journey) {
+	turns := make(chan struct{}, 4)
+	for _, j := range all {
+		r.t.Run(j.Name, func(t *testing.T) {
+			t.Parallel()
+			turns <- struct{}{}
+			defer func() { <-turns }()
+			var told strings.Builder
+			if !r.Perform(t.Context(), j, func(l journey.Line) { fmt.Fprintf(&told, "%s: %t %d ms %s\n", l.Step, l.OK, l.Milliseconds, l.Error) }) {
+				t.Error(told.String())
+			}
+		})
+	}
+}
+
+func TestJourneys(t *testing.T) {
+	r := open(t)
+	all, err := journey.All()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.play(all)
+}
