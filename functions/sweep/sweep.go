@@ -58,9 +58,15 @@ const (
 // Sweep does what is due. It goes on after a failure, and returns all failures together with what was done.
 func (s *Service) Sweep(ctx context.Context) (Report, error) {
 	r := Report{Deleted: map[domain.DocumentKind]int{}}
-	err := errors.Join(s.expire(ctx, &r), s.refresh(ctx, &r), s.retire(ctx, &r))
+	var err error
+	part := func(do func(context.Context, *Report) error) {
+		err = errors.Join(err, domain.Recovered(func() error { return do(ctx, &r) }))
+	}
+	part(s.expire)
+	part(s.refresh)
+	part(s.retire)
 	for _, life := range s.Lives {
-		err = errors.Join(err, s.delete(ctx, life, &r))
+		part(func(ctx context.Context, r *Report) error { return s.delete(ctx, life, r) })
 	}
 	if err != nil {
 		err = fmt.Errorf("sweeping: %w", err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -499,6 +500,38 @@ func TestOneFailureHoldsNothingElseUp(t *testing.T) {
 				t.Errorf("the others were held up: %+v", r)
 			}
 		})
+	}
+}
+
+// thrown is a store whose queries by one index panic.
+type thrown struct {
+	domain.Store
+	index string
+}
+
+func (s thrown) List(ctx context.Context, q domain.Query) (domain.Page, error) {
+	if q.Index == s.index {
+		panic("a secret")
+	}
+	return s.Store.List(ctx, q)
+}
+
+// TestPanicHoldsNothingElseUp: a part of a sweep that panics has failed; the others are done, and nobody is told what was
+// thrown.
+func TestPanicHoldsNothingElseUp(t *testing.T) {
+	for _, index := range []string{"connections_due", "consents_by_state", "expired_portfolios", "expired_links"} {
+		h := build(t)
+		h.connect()
+		visit := &domain.Visit{Hash: "v", ExpiresAt: h.env.Now()}
+		h.put(visit)
+		h.service.Store = thrown{h.store, index}
+		r, err := h.service.Sweep(t.Context())
+		if domain.CodeOf(err) != "panic" || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%s: %v", index, err)
+		}
+		if !h.gone(visit) || r.Refreshes != count(index != "connections_due") {
+			t.Errorf("%s: the others were held up: %+v", index, r)
+		}
 	}
 }
 

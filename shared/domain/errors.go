@@ -83,3 +83,14 @@ func Invalidf(field, format string, args ...any) *Error {
 
 // ErrNotFound is what Store and Tx return, wrapped or not, for a document that does not exist.
 var ErrNotFound = &Error{Kind: NotFound, Code: "not_found", Message: "there is no such resource; check the identifier"}
+
+// Recovered runs do, and makes an error of a panic: where nobody else stands behind a goroutine, a panic would end the
+// process and print what was thrown, which may be anything.
+func Recovered(do func() error) (err error) {
+	defer func() {
+		if recover() != nil {
+			err = &Error{Kind: Internal, Code: "panic"}
+		}
+	}()
+	return do()
+}

@@ -253,7 +253,7 @@ func (e *Engine) keepLease(ctx context.Context, j *job) (context.Context, func()
 				return
 			case <-tick.C:
 			}
-			if err := e.renew(ctx, j); err != nil && ctx.Err() == nil {
+			if err := domain.Recovered(func() error { return e.renew(ctx, j) }); err != nil && ctx.Err() == nil {
 				slog.WarnContext(ctx, "lease not renewed", "session", j.session.ID, "code", domain.CodeOf(err))
 				if refused(err) || errors.Is(err, errTaken) {
 					cancel(err)
