@@ -111,7 +111,7 @@ func Push(h Host, handle domain.Handler) Face {
 			slog.ErrorContext(ctx, "what was pushed is no event")
 			return nil
 		}
-		return h.Deliver(ctx, e, handle)
+		return h.Deliver(context.WithoutCancel(ctx), e, handle) // Pub/Sub may not wait as long as a bank takes
 	})
 }
 

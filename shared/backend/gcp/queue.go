@@ -154,7 +154,7 @@ func (b *Backend) renewing(ctx context.Context, e domain.Event) (stop func()) {
 				return
 			case <-tick.C:
 			}
-			_, err := b.outbox(e).Update(ctx, []firestore.Update{{Path: "due", Value: b.env.Now().Add(straggling).Time}}, firestore.Exists)
+			_, err := b.outbox(e).Update(ctx, []firestore.Update{{Path: "due", Value: b.env.Now().Add(straggling).Time}})
 			if err != nil && ctx.Err() == nil {
 				b.note(slog.LevelInfo, "renewing an event failed", e, slog.Any("error", err))
 			}
