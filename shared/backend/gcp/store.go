@@ -129,7 +129,7 @@ func (b *Backend) Commit(ctx context.Context, fn func(domain.Tx) error) error {
 	var thrown any
 	err := b.store.RunTransaction(ctx, func(inner context.Context, ft *firestore.Transaction) error {
 		last = &transaction{b: b, ft: ft, ctx: inner}
-		own, thrown = last.run(ctx, fn)
+		thrown, own = last.run(ctx, fn)
 		return own
 	}, firestore.MaxAttempts(attempts))
 	switch {
@@ -162,7 +162,7 @@ type transaction struct {
 var errThrown = errors.New("the act panicked")
 
 // run is one attempt: fn, and then the reasons why it must not be committed.
-func (t *transaction) run(ctx context.Context, fn func(domain.Tx) error) (err error, thrown any) {
+func (t *transaction) run(ctx context.Context, fn func(domain.Tx) error) (thrown any, err error) {
 	ended := false
 	defer func() {
 		t.done.Store(true)
@@ -176,15 +176,15 @@ func (t *transaction) run(ctx context.Context, fn func(domain.Tx) error) (err er
 	ended = true
 	switch {
 	case err != nil:
-		return err, nil
+		return nil, err
 	case t.failed != nil:
-		return t.failed, nil
+		return nil, t.failed
 	case t.wrote && !t.recorded:
-		return backend.ErrNoRecord, nil
+		return nil, backend.ErrNoRecord
 	case ctx.Err() != nil:
-		return backend.ErrBusy(context.Cause(ctx)), nil
+		return nil, backend.ErrBusy(context.Cause(ctx))
 	case t.wrote:
-		return t.b.opts.Fault("before-commit"), nil
+		return nil, t.b.opts.Fault("before-commit")
 	}
 	return nil, nil
 }
