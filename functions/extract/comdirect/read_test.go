@@ -207,6 +207,9 @@ func TestReadingStumbles(t *testing.T) {
 		{"not found", status(404, ""), 0, 1, 0, domain.ReasonBankAnswer, false, 0},
 		{"a redirect", status(302, "", "Location", "https://evil.example/"), 0, 1, 0, domain.ReasonBankAnswer, false, 0},
 		{"no JSON", status(200, `<html>`), 0, 1, 0, domain.ReasonBankAnswer, false, 0},
+		{"another page than asked for", status(200, `{"paging":{"index":7,"matches":10},"values":[`+holding(1)+`]}`), 0, 1, 0, domain.ReasonBankAnswer, false, 0},
+		{"another page, said afterwards", status(200, `{"values":[`+holding(1)+`],"paging":{"index":7,"matches":1}}`), 1, 1, 0, domain.ReasonBankAnswer, false, 0},
+		{"the same thing twice", pagesOf(3, 500, func(i int) string { return holding(i / 2) }), 1, 1, 0, domain.ReasonBankAnswer, false, 0},
 		{"an end in the middle", status(200, `{"values":[`+holding(1)+`,{"posi`), 1, 1, 0, domain.ReasonBankAnswer, false, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
