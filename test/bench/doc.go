@@ -26,6 +26,7 @@
 //	page      what the investor sees, rendered, against the same bytes as a static file
 //	records   a page of a portfolio read by a client, audited, decrypted, against the same bytes as a static file
 //	start     from exec to the first answer, against a Go program that listens on as many addresses
+//	cold      the same of every deployed function, built as Google builds it, against a function that says hello
 //
 // No test asserts a time. What can be counted is held by a test instead: requests to the bank,
 // connections to it, and durable commits.
