@@ -42,14 +42,17 @@ const custodian = "sandbox-comdirect"
 // region is a Google Cloud with every function deployed, and a client that plays journeys in it.
 type region struct {
 	journey.Place
-	t        *testing.T
-	project  string
-	pipeline home.Pipeline
-	vault    *gcptest.Vault
-	issuer   *gcptest.Issuer
-	dir      string // of the staged functions
-	bank     *bank.Server
-	store    *gcp.Backend // as an operator sees it
+	t                 testing.TB
+	project           string
+	pipeline          home.Pipeline
+	vault             *gcptest.Vault
+	issuer            *gcptest.Issuer
+	dir               string // of the staged functions
+	bank              *bank.Server
+	store             *gcp.Backend   // as an operator sees it
+	firestore, pubsub *gcptest.Meter // through which the functions reach the emulators
+	second            net.Listener   // another address that webhooks may go to
+	calls             map[string]int // of functions, since they were taken last
 
 	mu        sync.Mutex
 	functions map[string]*function
@@ -68,11 +71,12 @@ type function struct {
 func (f *function) identity() string { return f.Name + "@p.iam.gserviceaccount.com" }
 
 // open deploys everything. It takes a minute: each function is built as Google builds it.
-func open(t *testing.T) *region {
+func open(t testing.TB) *region {
 	t.Helper()
 	gcptest.Emulators(t)
 	r := &region{t: t, project: "p-" + random(4), vault: gcptest.NewVault(t), issuer: gcptest.NewIssuer(t), dir: filepath.Join(t.TempDir(), "staged"),
-		functions: map[string]*function{}}
+		functions: map[string]*function{}, calls: map[string]int{}}
+	r.firestore, r.pubsub = gcptest.NewMeter(t, os.Getenv("FIRESTORE_EMULATOR_HOST")), gcptest.NewMeter(t, os.Getenv("PUBSUB_EMULATOR_HOST"))
 	var err error
 	if r.pipeline, err = home.ReadPipeline(); err != nil {
 		t.Fatal(err)
@@ -86,7 +90,6 @@ func open(t *testing.T) *region {
 		r.deploy(f)
 	}
 	r.subscribe()
-	r.tick()
 	r.join()
 	return r
 }
@@ -128,6 +131,10 @@ func (r *region) practise() {
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	if r.second, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { _ = r.second.Close() })
 	r.Inbox = journey.NewInbox(l, nil)
 	go func() { _ = r.Inbox.Serve() }() // ends with its listener
 	r.t.Cleanup(func() { _ = l.Close() })
@@ -198,7 +205,7 @@ func (r *region) grant(f home.Function) {
 }
 
 // free is an address that nobody listens at.
-func free(t *testing.T) string {
+func free(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -231,11 +238,19 @@ func (r *region) balance() {
 // proxy passes requests on to a function, and appends what Google's load balancer does: the caller's address and its own.
 func (r *region) proxy(name string) http.Handler {
 	return &httputil.ReverseProxy{FlushInterval: -1, Rewrite: func(q *httputil.ProxyRequest) {
+		r.called(name)
 		q.SetURL(&url.URL{Scheme: "http", Host: r.function(name).at})
 		q.Out.Host = q.In.Host
 		peer, _, _ := net.SplitHostPort(q.In.RemoteAddr)
 		q.Out.Header["X-Forwarded-For"] = append(q.In.Header["X-Forwarded-For"], peer+", 203.0.113.7")
 	}}
+}
+
+// called notes that a function was called.
+func (r *region) called(name string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.calls[name]++
 }
 
 func (r *region) function(name string) *function {
@@ -269,12 +284,12 @@ func (r *region) deploy(f home.Function) {
 		r.t.Fatal(err)
 	}
 	d.environ = []string{"PORT=" + port, "FUNCTION_TARGET=" + f.EntryPoint, "GOOGLE_CLOUD_PROJECT=" + r.project, "SLUIS_REGION=europe-west4",
-		"FIRESTORE_EMULATOR_HOST=" + os.Getenv("FIRESTORE_EMULATOR_HOST"), "PUBSUB_EMULATOR_HOST=" + os.Getenv("PUBSUB_EMULATOR_HOST"),
+		"FIRESTORE_EMULATOR_HOST=" + r.firestore.Host, "PUBSUB_EMULATOR_HOST=" + r.pubsub.Host,
 		"KMS_EMULATOR_HOST=" + r.vault.Host, "SECRET_MANAGER_EMULATOR_HOST=" + r.vault.Host, "SLUIS_IDENTITY=" + d.identity(),
 		"GCE_METADATA_HOST=" + r.metadata(d), "SLUIS_ISSUER=" + r.issuer.URL, "SLUIS_AUDIENCE=http://" + d.at,
 		"SLUIS_CALLERS=push@p.iam.gserviceaccount.com,challenge@p.iam.gserviceaccount.com",
 		"SLUIS_CUSTODIAN=" + custodian, "SLUIS_CUSTODIANS=" + custodian, "SLUIS_SANDBOX=" + r.bank.Address(), "SLUIS_SANDBOX_CA=" + filepath.Join(r.dir, "ca.pem"),
-		"SLUIS_PAGES_URL=" + r.Pages, "SLUIS_ANSWER_URL=" + answer, "SLUIS_REFRESH_INTERVAL=1ms", "SLUIS_WEBHOOKS_ALLOW=" + inbox.Host}
+		"SLUIS_PAGES_URL=" + r.Pages, "SLUIS_ANSWER_URL=" + answer, "SLUIS_REFRESH_INTERVAL=1ms", "SLUIS_WEBHOOKS_ALLOW=" + inbox.Host + "," + r.second.Addr().String()}
 	held := slices.DeleteFunc(slices.Clone(f.Holds), func(name string) bool { return name == "certificate" })
 	d.environ = append(d.environ, "SLUIS_HOLDS="+strings.Join(held, ","))
 	for name := range r.pipeline.Keys {
@@ -328,6 +343,8 @@ func (r *region) subscribe() {
 		pushes.Handle("POST /"+f.Name, &httputil.ReverseProxy{ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
 			Rewrite: func(q *httputil.ProxyRequest) {
 				d := r.function(f.Name)
+				r.called(f.Name)
+				r.called("push")
 				q.SetURL(&url.URL{Scheme: "http", Host: d.at})
 				q.Out.URL.Path = "/projects/" + r.project + "/topics/" + string(f.Trigger)
 				q.Out.Header.Set("Authorization", "Bearer "+r.issuer.Token(r.t, "push@p.iam.gserviceaccount.com", "http://"+d.at, nil))
@@ -385,10 +402,10 @@ func (r *region) join() {
 }
 
 // play plays journeys, a few at once, and says which did not come to their end.
-func (r *region) play(all []journey.Journey) {
+func (r *region) play(t *testing.T, all []journey.Journey) {
 	turns := make(chan struct{}, 4)
 	for _, j := range all {
-		r.t.Run(j.Name, func(t *testing.T) {
+		t.Run(j.Name, func(t *testing.T) {
 			t.Parallel()
 			turns <- struct{}{}
 			defer func() { <-turns }()
@@ -406,5 +423,6 @@ func TestJourneys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.play(all)
+	r.tick()
+	r.play(t, all)
 }

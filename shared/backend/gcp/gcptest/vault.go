@@ -89,6 +89,15 @@ func (v *Vault) Calls(method string) int {
 	return v.calls[method]
 }
 
+// TakeCalls is Calls since it was called last.
+func (v *Vault) TakeCalls(method string) int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	n := v.calls[method]
+	delete(v.calls, method)
+	return n
+}
+
 func (v *Vault) intercept(ctx context.Context, q any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
 	method := info.FullMethod[strings.LastIndex(info.FullMethod, "/")+1:]
 	v.mu.Lock()
