@@ -24,6 +24,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -54,6 +55,7 @@ type region struct {
 	second            net.Listener   // another address that webhooks may go to
 	calls             map[string]int // of functions, since they were taken last
 
+	twice     atomic.Bool // Pub/Sub brings every third event once more
 	mu        sync.Mutex
 	functions map[string]*function
 }
@@ -340,7 +342,7 @@ func (r *region) subscribe() {
 		if f.Trigger == "" {
 			continue
 		}
-		pushes.Handle("POST /"+f.Name, &httputil.ReverseProxy{ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
+		pushes.Handle("POST /"+f.Name, r.repeated(&httputil.ReverseProxy{ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
 			Rewrite: func(q *httputil.ProxyRequest) {
 				d := r.function(f.Name)
 				r.called(f.Name)
@@ -348,9 +350,27 @@ func (r *region) subscribe() {
 				q.SetURL(&url.URL{Scheme: "http", Host: d.at})
 				q.Out.URL.Path = "/projects/" + r.project + "/topics/" + string(f.Trigger)
 				q.Out.Header.Set("Authorization", "Bearer "+r.issuer.Token(r.t, "push@p.iam.gserviceaccount.com", "http://"+d.at, nil))
-			}})
+			}}))
 		gcptest.Push(r.t, r.project, f.Trigger, f.Name, server.URL+"/"+f.Name)
 	}
+}
+
+// repeated carries every third push out once more beside the first, if the test wants that.
+func (r *region) repeated(push http.Handler) http.Handler {
+	var n atomic.Int64
+	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if r.twice.Load() && n.Add(1)%3 == 0 {
+			body, err := io.ReadAll(q.Body)
+			if err != nil {
+				w.WriteHeader(http.StatusBadGateway)
+				return
+			}
+			again := q.Clone(context.WithoutCancel(q.Context()))
+			q.Body, again.Body = io.NopCloser(bytes.NewReader(body)), io.NopCloser(bytes.NewReader(body))
+			go push.ServeHTTP(httptest.NewRecorder(), again)
+		}
+		push.ServeHTTP(w, q)
+	})
 }
 
 // tick is the scheduler: sweep is called again and again, as it returns within a minute.

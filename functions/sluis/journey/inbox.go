@@ -155,8 +155,8 @@ func (in *Inbox) Of(connection string) []string {
 	return types
 }
 
-// webhookTime bounds the wait for webhooks.
-const webhookTime = 30 * time.Second
+// webhookTime bounds the wait for webhooks: one whose function died is tried again after half a minute.
+const webhookTime = 2 * time.Minute
 
 // until waits for a condition that an arriving webhook may fulfil.
 func (in *Inbox) until(ctx context.Context, fulfilled func() (bool, error)) error {
