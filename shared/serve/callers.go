@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc"
+	"go.opentelemetry.io/otel/propagation"
 
 	"sluis.internal/shared/domain"
 )
@@ -100,7 +101,8 @@ func Push(h Host, handle domain.Handler) Face {
 	return NewCallers(h.Callers()).only(func(ctx context.Context, c *Call) error {
 		var push struct {
 			Message struct {
-				Data []byte `json:"data"`
+				Data       []byte            `json:"data"`
+				Attributes map[string]string `json:"attributes"`
 			} `json:"message"`
 		}
 		var e domain.Event
@@ -111,6 +113,7 @@ func Push(h Host, handle domain.Handler) Face {
 			slog.ErrorContext(ctx, "what was pushed is no event")
 			return nil
 		}
+		ctx = propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier(push.Message.Attributes))
 		return h.Deliver(context.WithoutCancel(ctx), e, handle) // Pub/Sub may not wait as long as a bank takes
 	})
 }
@@ -155,6 +158,7 @@ func Tell(ctx context.Context, client *http.Client, address string, v any) error
 		return err
 	}
 	q.Header.Set("Content-Type", "application/json")
+	propagation.TraceContext{}.Inject(ctx, propagation.HeaderCarrier(q.Header))
 	a, err := client.Do(q)
 	if err != nil {
 		return &domain.Error{Kind: domain.Unavailable, Code: "function_unavailable", Message: "something on our side does not answer; try again", Err: err}
@@ -218,7 +222,7 @@ func Lazy[C any](open func(context.Context) (C, error), wire func(C) (Face, erro
 			WriteProblem(w, &domain.Error{Kind: domain.Unavailable, Code: "starting", Message: "try again", RetryAfter: time.Second})
 			return
 		}
-		h.ServeHTTP(w, r)
+		h.ServeHTTP(w, r.WithContext(propagation.TraceContext{}.Extract(r.Context(), propagation.HeaderCarrier(r.Header))))
 	}
 }
 

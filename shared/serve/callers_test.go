@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+	"go.opentelemetry.io/otel/trace"
 
 	"sluis.internal/shared/backend/gcp/gcptest"
 	"sluis.internal/shared/domain"
@@ -24,17 +25,21 @@ const (
 	pushing  = "push@p.iam.gserviceaccount.com"
 )
 
+// traced is the trace that every event here was emitted in.
+const traced = "4bf92f3577b34da6a3ce929d0e0e4736"
+
 // host is where a function runs, and what was delivered there.
 type host struct {
 	issuer  string
 	got     []domain.Event
-	unnoted error // what Deliver returns
+	trace   string // that the last one was delivered in
+	unnoted error  // what Deliver returns
 }
 
 func (h *host) Callers() (string, string, []string) { return h.issuer, audience, []string{pushing} }
 
 func (h *host) Deliver(ctx context.Context, e domain.Event, handle domain.Handler) error {
-	h.got = append(h.got, e)
+	h.got, h.trace = append(h.got, e), trace.SpanContextFromContext(ctx).TraceID().String()
 	_ = handle(ctx, e)
 	return h.unnoted
 }
@@ -47,7 +52,7 @@ func pushed(t *testing.T, e domain.Event) string {
 		t.Fatal(err)
 	}
 	body, err := json.Marshal(map[string]any{"subscription": "projects/p/subscriptions/s",
-		"message": map[string]any{"data": data, "messageId": "1", "publishTime": "2026-11-22T10:00:00Z", "attributes": map[string]string{"event": string(e.ID)}}})
+		"message": map[string]any{"data": data, "messageId": "1", "publishTime": "2026-11-22T10:00:00Z", "attributes": map[string]string{"event": string(e.ID), "traceparent": "00-" + traced + "-00f067aa0ba902b7-01"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,6 +150,9 @@ func TestPush(t *testing.T) {
 		h.got, h.unnoted = nil, c.unnoted
 		if status, code := post(t, face, token, c.body); status != c.status || len(h.got) != c.delivered {
 			t.Errorf("%s: %d %s, %d delivered", c.name, status, code, len(h.got))
+		}
+		if c.delivered > 0 && h.trace != traced {
+			t.Errorf("%s: delivered in the trace %s", c.name, h.trace)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net/http"
 	"net/netip"
 	"os"
@@ -99,6 +100,7 @@ func open(ctx context.Context, schemas fs.FS) (c *Cloud, err error) {
 		return nil, err
 	}
 	project := os.Getenv("GOOGLE_CLOUD_PROJECT")
+	slog.SetDefault(NewLogger(os.Stderr, project, slog.LevelInfo))
 	if project == "" || c.Env.Region == "" {
 		return nil, errors.New("opening Google Cloud: set GOOGLE_CLOUD_PROJECT and SLUIS_REGION")
 	}

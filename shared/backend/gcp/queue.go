@@ -55,21 +55,28 @@ type post struct {
 	Failures  int       `firestore:"failures"` // reported by handlers
 	Reason    string    `firestore:"reason,omitempty"`
 	Dead      time.Time `firestore:"dead,omitempty"`
+	Trace     string    `firestore:"trace,omitempty"` // W3C Trace Context's traceparent of the act that emitted it
 }
 
-func posted(e domain.Event, now, due domain.Time) post {
+// letter is an event on its way, with the trace of the act that emitted it.
+type letter struct {
+	domain.Event
+	trace string
+}
+
+func posted(e letter, now, due domain.Time) post {
 	return post{Topic: string(e.Topic), Subject: e.Subject, Custodian: string(e.Custodian), Lane: e.Lane, NotBefore: e.NotBefore.String(),
-		Created: now.Time, Due: due.Time, Attempt: e.Attempt}
+		Created: now.Time, Due: due.Time, Attempt: e.Attempt, Trace: e.trace}
 }
 
-func (p post) event(id string) (domain.Event, error) {
-	e := domain.Event{ID: domain.EventID(id), Topic: domain.Topic(p.Topic), Subject: p.Subject,
-		Custodian: domain.CustodianID(p.Custodian), Lane: p.Lane, Attempt: p.Attempt}
+func (p post) event(id string) (letter, error) {
+	e := letter{domain.Event{ID: domain.EventID(id), Topic: domain.Topic(p.Topic), Subject: p.Subject,
+		Custodian: domain.CustodianID(p.Custodian), Lane: p.Lane, Attempt: p.Attempt}, p.Trace}
 	return e, e.NotBefore.UnmarshalText([]byte(p.NotBefore))
 }
 
 // publish rings for events. A failure is no loss: they stay in the outbox.
-func (b *Backend) publish(ctx context.Context, events []domain.Event) {
+func (b *Backend) publish(ctx context.Context, events []letter) {
 	if len(events) == 0 {
 		return
 	}
@@ -77,7 +84,7 @@ func (b *Backend) publish(ctx context.Context, events []domain.Event) {
 	defer cancel()
 	results := make([]*pubsub.PublishResult, len(events))
 	for i, e := range events {
-		body, err := json.Marshal(e)
+		body, err := json.Marshal(e.Event)
 		if err != nil {
 			panic("an event is JSON: " + err.Error())
 		}
@@ -85,11 +92,14 @@ func (b *Backend) publish(ctx context.Context, events []domain.Event) {
 		if e.Custodian != "" {
 			attributes["custodian"] = string(e.Custodian)
 		}
+		if e.trace != "" {
+			attributes["traceparent"] = e.trace
+		}
 		results[i] = b.publisher(e.Topic).Publish(ctx, &pubsub.Message{Data: body, Attributes: attributes})
 	}
 	for i, r := range results {
 		if _, err := r.Get(ctx); err != nil {
-			b.note(slog.LevelWarn, "publishing an event failed; it will be published again", events[i], slog.Any("error", err))
+			b.note(ctx, slog.LevelWarn, "publishing an event failed; it will be published again", events[i].Event, slog.Any("error", err))
 		}
 	}
 }
@@ -131,7 +141,7 @@ func (b *Backend) handle(ctx context.Context, e domain.Event, handle domain.Hand
 		defer func() {
 			if recover() != nil { // what was thrown may hold anything: it is not logged
 				err = errPanic
-				b.note(slog.LevelError, "a handler panicked", e)
+				b.note(ctx, slog.LevelError, "a handler panicked", e)
 			}
 			result <- err
 		}()
@@ -156,7 +166,7 @@ func (b *Backend) renewing(ctx context.Context, e domain.Event) (stop func()) {
 			}
 			_, err := b.outbox(e).Update(ctx, []firestore.Update{{Path: "due", Value: b.env.Now().Add(straggling).Time}})
 			if err != nil && ctx.Err() == nil {
-				b.note(slog.LevelInfo, "renewing an event failed", e, slog.Any("error", err))
+				b.note(ctx, slog.LevelInfo, "renewing an event failed", e, slog.Any("error", err))
 			}
 		}
 	}()
@@ -190,13 +200,13 @@ func (b *Backend) settle(ctx context.Context, e domain.Event, err error) error {
 		if err := snap.DataTo(&p); err != nil {
 			return err
 		}
-		b.retry(&p, e, err, stopping)
+		b.retry(ctx, &p, e, err, stopping)
 		return tx.Set(snap.Ref, p)
 	}))
 }
 
 // retry notes a failure.
-func (b *Backend) retry(p *post, e domain.Event, err error, stopping bool) {
+func (b *Backend) retry(ctx context.Context, p *post, e domain.Event, err error, stopping bool) {
 	now := b.env.Now()
 	if stopping {
 		p.Due = now.Time
@@ -207,11 +217,11 @@ func (b *Backend) retry(p *post, e domain.Event, err error, stopping bool) {
 	}
 	p.Reason = domain.CodeOf(err)
 	if p.Failures >= b.opts.MaxAttempts || errors.Is(err, errCrashes) {
-		b.note(slog.LevelError, "an event became a dead letter", e, slog.String("code", p.Reason))
+		b.note(ctx, slog.LevelError, "an event became a dead letter", e, slog.String("code", p.Reason))
 		p.Dead, p.Due = now.Time, time.Time{}
 		return
 	}
-	b.note(slog.LevelInfo, "an event failed and will come again", e, slog.String("code", p.Reason))
+	b.note(ctx, slog.LevelInfo, "an event failed and will come again", e, slog.String("code", p.Reason))
 	p.Due = now.Add(backend.Delay(p.Failures, err)).Time
 }
 
@@ -245,7 +255,7 @@ func (b *Backend) pump(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, fault(ctx, "looking for due events", err)
 	}
-	var events []domain.Event
+	var events []letter
 	for _, snap := range snaps {
 		e, err := b.take(ctx, snap, now)
 		if err != nil {
@@ -260,7 +270,7 @@ func (b *Backend) pump(ctx context.Context) (bool, error) {
 }
 
 // take claims a due event for publication; nil if somebody else was quicker.
-func (b *Backend) take(ctx context.Context, snap *firestore.DocumentSnapshot, now domain.Time) (*domain.Event, error) {
+func (b *Backend) take(ctx context.Context, snap *firestore.DocumentSnapshot, now domain.Time) (*letter, error) {
 	var p post
 	if err := snap.DataTo(&p); err != nil {
 		return nil, err
@@ -324,7 +334,7 @@ func (b *Backend) receive(ctx, work context.Context, topic domain.Topic, handle 
 			m.Ack()
 			return
 		}
-		if err := b.Deliver(work, e, handle); err != nil {
+		if err := b.Deliver(within(work, m.Attributes["traceparent"]), e, handle); err != nil {
 			m.Nack()
 			return
 		}
@@ -363,7 +373,7 @@ func (b *Backend) DeadLetters(ctx context.Context, limit int) ([]domain.DeadLett
 		if err != nil {
 			return nil, fmt.Errorf("listing dead letters: %w", err)
 		}
-		letters = append(letters, domain.DeadLetter{Event: e, Reason: p.Reason, At: domain.At(p.Dead)})
+		letters = append(letters, domain.DeadLetter{Event: e.Event, Reason: p.Reason, At: domain.At(p.Dead)})
 	}
 }
 
@@ -397,8 +407,8 @@ func (b *Backend) Redrive(ctx context.Context, id domain.EventID) error {
 }
 
 // note logs what happened to an event.
-func (b *Backend) note(level slog.Level, message string, e domain.Event, more ...slog.Attr) {
+func (b *Backend) note(ctx context.Context, level slog.Level, message string, e domain.Event, more ...slog.Attr) {
 	attrs := append([]slog.Attr{slog.String("topic", string(e.Topic)), slog.String("event", string(e.ID)),
 		slog.Int("attempt", e.Attempt)}, more...)
-	b.opts.Log.LogAttrs(context.Background(), level, message, attrs...)
+	b.opts.Log.LogAttrs(ctx, level, message, attrs...)
 }

@@ -154,8 +154,8 @@ type transaction struct {
 	ctx context.Context
 
 	wrote, recorded bool
-	events          []domain.Event // due at once
-	failed          error          // the first failure of a write or a misuse: the transaction cannot commit any more
+	events          []letter // due at once
+	failed          error    // the first failure of a write or a misuse: the transaction cannot commit any more
 	done            atomic.Bool
 }
 
@@ -295,9 +295,12 @@ func (t *transaction) Emit(e domain.Event) error {
 	due := e.NotBefore
 	if !due.After(now) {
 		e.Attempt, due = 1, now.Add(straggling)
-		t.events = append(t.events, e)
 	}
-	return t.fail(t.ft.Create(t.b.store.Collection(outbox).Doc(string(e.ID)), posted(e, now, due)))
+	l := letter{e, traceparent(t.ctx)}
+	if e.Attempt > 0 {
+		t.events = append(t.events, l)
+	}
+	return t.fail(t.ft.Create(t.b.store.Collection(outbox).Doc(string(e.ID)), posted(l, now, due)))
 }
 
 // fields is a document as Firestore keeps it.
