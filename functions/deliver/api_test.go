@@ -365,6 +365,9 @@ func TestDeliveriesPageNewestFirst(t *testing.T) {
 	var seen []string
 	for cursor := ""; ; {
 		out := c.want(200, "GET", "/v1/deliveries?limit=2&endpoint="+one.Key()+"&cursor="+cursor, "")
+		if n := len(data(out)); n > 2 {
+			t.Fatalf("a page of 2 holds %d", n)
+		}
 		for _, d := range data(out) {
 			seen = append(seen, d.(map[string]any)["notice_id"].(string))
 		}
