@@ -33,6 +33,9 @@ const (
 	// ciphertext in base64, of which a quarter goes.
 	plain = 800 << 10
 	room  = 1<<20 - 16<<10
+
+	// together is what the bodies of one commit may come to: Firestore takes requests of up to 10 MiB.
+	together = 9 << 20
 )
 
 // Fields of every document beside its top-level texts, whose names hold no capital. All short texts are there, so that
@@ -154,6 +157,7 @@ type transaction struct {
 	ctx context.Context
 
 	wrote, recorded bool
+	size            int      // of the bodies written, in bytes
 	events          []letter // due at once
 	failed          error    // the first failure of a write or a misuse: the transaction cannot commit any more
 	done            atomic.Bool
@@ -258,10 +262,23 @@ func (t *transaction) write(doc domain.Document, put func(map[string]any) error)
 		err = t.writing()
 	}
 	if err == nil {
+		err = t.weigh(fields)
+	}
+	if err == nil {
 		err = put(fields)
 	}
 	if err != nil {
 		return t.fail(fmt.Errorf("writing %s: %w", doc.Kind(), err))
+	}
+	return nil
+}
+
+// weigh refuses what would make the commit too large: Google's client would ask for a minute, again and again.
+func (t *transaction) weigh(fields map[string]any) error {
+	text, _ := fields[fieldBody].(string)
+	packed, _ := fields[fieldPacked].([]byte)
+	if t.size += len(text) + len(packed); t.size > together {
+		return &domain.Error{Kind: domain.TooLarge, Code: "commit_too_large", Message: "a commit takes at most 9 MiB of documents; make several"}
 	}
 	return nil
 }
