@@ -42,9 +42,14 @@ type Service struct {
 	Forget  func(domain.ConnectionID) // drops keysets cached in this process; nil where there are none
 }
 
-// New makes the service as a deployed function has it: a function that erases holds no keyset.
-func New(store domain.Store, env domain.Env, door *serve.Door, signer crypto.Signer) *Service {
-	return &Service{Store: store, Env: env, Door: door, Signer: signer, KeyID: envelope.SignerID(signer)}
+// New makes the service as a deployed function has it: a function that erases holds no keyset. sign gives the key of
+// certificates; where it cannot be had, the service is no good, and New is called again.
+func New(store domain.Store, env domain.Env, door *serve.Door, sign func() (crypto.Signer, error)) (*Service, error) {
+	signer, err := sign()
+	if err != nil {
+		return &Service{}, err
+	}
+	return &Service{Store: store, Env: env, Door: door, Signer: signer, KeyID: envelope.SignerID(signer)}, nil
 }
 
 // Routes registers the client API and the investor's request.

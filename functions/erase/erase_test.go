@@ -2,11 +2,13 @@ package erase_test
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +17,16 @@ import (
 	"sluis.internal/functions/erase"
 	"sluis.internal/shared/domain"
 )
+
+// TestNoSigner: while the key of certificates cannot be had, there is an error, and nothing that panics.
+func TestNoSigner(t *testing.T) {
+	away := errors.New("the keys cannot be reached")
+	s, err := erase.New(nil, domain.Env{}, nil, func() (crypto.Signer, error) { return nil, away })
+	if !errors.Is(err, away) {
+		t.Errorf("it came to %v", err)
+	}
+	s.Routes(http.NewServeMux()) // a face is made before the error is looked at
+}
 
 func TestScopes(t *testing.T) {
 	for _, c := range []struct {

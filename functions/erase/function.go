@@ -15,6 +15,6 @@ func init() {
 }
 
 func wire(c *gcp.Cloud) (*Service, error) {
-	signer, err := gcp.Signer(c.KMS, "certificate")
-	return New(c.Backend, c.Env, serve.NewDoor(c.Backend, c.Env, c.Held["pseudonym"], gcp.Proxies), signer), err
+	door := serve.NewDoor(c.Backend, c.Env, c.Held["pseudonym"], gcp.Proxies)
+	return New(c.Backend, c.Env, door, gcp.Signer(c.KMS, "certificate"))
 }

@@ -189,8 +189,8 @@ func (p Problem) err(h http.Header) error {
 	return e
 }
 
-// Lazy opens a function's home and wires its face to it at its first request, and again at the next if that failed: a function that starts does
-// nothing but listen.
+// Lazy opens a function's home and wires its face to it at its first request, and again at the next if that failed: a
+// function that starts does nothing but listen.
 func Lazy[C any](open func(context.Context) (C, error), wire func(C) (Face, error)) func(http.ResponseWriter, *http.Request) {
 	var mu sync.Mutex
 	var home *C

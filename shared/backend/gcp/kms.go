@@ -313,13 +313,16 @@ func Decrypters(k *KMS, name string) func() ([]crypto.Decrypter, error) {
 	}
 }
 
-// Signer is the newest version of an Ed25519 key.
-func Signer(k *KMS, name string) (crypto.Signer, error) {
-	all, err := (&versions{k: k, name: k.names(name)}).all()
-	if err != nil {
-		return nil, err
+// Signer gives the newest version of an Ed25519 key.
+func Signer(k *KMS, name string) func() (crypto.Signer, error) {
+	vs := &versions{k: k, name: k.names(name)}
+	return func() (crypto.Signer, error) {
+		all, err := vs.all()
+		if err != nil {
+			return nil, err
+		}
+		return signer{all[len(all)-1]}, nil
 	}
-	return signer{all[len(all)-1]}, nil
 }
 
 // all returns the enabled versions, oldest first; there is at least one. If Cloud KMS cannot be asked, the versions

@@ -238,7 +238,7 @@ func TestVersions(t *testing.T) {
 	}
 
 	v.AddSigner(t, certificate)
-	signer, err := gcp.Signer(kmsOf(t, v, extracting, env), certificate)
+	signer, err := gcp.Signer(kmsOf(t, v, extracting, env), certificate)()
 	if err != nil {
 		t.Fatal(err)
 	}
