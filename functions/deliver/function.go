@@ -5,6 +5,7 @@ import (
 
 	"sluis.internal/schemas"
 	"sluis.internal/shared/backend/gcp"
+	"sluis.internal/shared/envelope"
 	"sluis.internal/shared/serve"
 )
 
@@ -16,5 +17,5 @@ func init() {
 
 func wire(c *gcp.Cloud) *Service {
 	door := serve.NewDoor(c.Backend, c.Env, c.Held["pseudonym"], gcp.Proxies)
-	return New(c.Backend, c.Env, door, gcp.Closing(c.KMS, "webhook"), gcp.Opening(c.KMS, "webhook"), c.Webhooks)
+	return New(c.Backend, c.Env, door, gcp.Closing(c.KMS, "webhook"), envelope.Remembering(gcp.Opening(c.KMS, "webhook"), c.Env), c.Webhooks)
 }

@@ -5,8 +5,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"sync"
-	"time"
 
 	"github.com/tink-crypto/tink-go/v2/aead"
 	"github.com/tink-crypto/tink-go/v2/keyset"
@@ -15,31 +13,14 @@ import (
 	"sluis.internal/shared/domain"
 )
 
-// Bounds of the cache of unwrapped keysets.
-const (
-	KeysetLife = 10 * time.Minute // how long an erased keyset may still be in the memory of a process
-	MaxKeysets = 256
-)
-
-// keyring unwraps connections' keysets and remembers them for a while, because the portfolio key may be a KMS that
-// bills and limits every call. Requests for one keyset at once unwrap it once.
+// keyring unwraps keysets and remembers them for a while.
 type keyring struct {
-	kek  tink.AEAD
-	env  domain.Env
-	mu   sync.Mutex
-	held map[[sha256.Size]byte]*held
-}
-
-// held is one keyset, unwrapped or about to be.
-type held struct {
-	connection domain.ConnectionID
-	until      domain.Time
-	timer      *time.Timer // drops it in time even if nobody asks again
-	unwrap     func() (tink.AEAD, error)
+	*memory[tink.AEAD]
+	kek tink.AEAD
 }
 
 func newKeyring(kek tink.AEAD, env domain.Env) *keyring {
-	return &keyring{kek: kek, env: env, held: map[[sha256.Size]byte]*held{}}
+	return &keyring{newMemory[tink.AEAD](env), kek}
 }
 
 // keysetLabel ties a wrapped keyset to its connection.
@@ -53,69 +34,32 @@ func (r *keyring) keyset(k *domain.DataKey) (tink.AEAD, error) {
 	if len(k.Wrapped) == 0 || k.ConnectionID == "" {
 		return nil, fmt.Errorf("unwrapping keyset: %w", ErrSealed)
 	}
-	name := sha256.Sum256(append(keysetLabel(k), k.Wrapped...))
-	h := r.hold(name, k)
-	key, err := h.unwrap()
-	if err != nil {
-		r.drop(name, h)
-		return nil, err
-	}
-	return key, nil
+	return r.unwrap(keysetLabel(k), bytes.Clone(k.Wrapped), k.ConnectionID)
 }
 
-func (r *keyring) hold(name [sha256.Size]byte, k *domain.DataKey) *held {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	now := r.env.Now()
-	if h, ok := r.held[name]; ok && now.Before(h.until) {
-		return h
-	}
-	r.makeRoom(now)
-	h := &held{connection: k.ConnectionID, until: now.Add(KeysetLife)}
-	wrapped, label := bytes.Clone(k.Wrapped), keysetLabel(k)
-	h.unwrap = sync.OnceValues(func() (tink.AEAD, error) { return unwrapKeyset(r.kek, wrapped, label) })
-	h.timer = time.AfterFunc(KeysetLife, func() { r.drop(name, h) })
-	r.held[name] = h
-	return h
+func (r *keyring) unwrap(label, wrapped []byte, owner domain.ConnectionID) (tink.AEAD, error) {
+	return r.get(r.name(label, wrapped), owner, func() (tink.AEAD, error) { return unwrapKeyset(r.kek, wrapped, label) })
 }
 
-// makeRoom drops what is over and, if that is not enough, what will be over first.
-func (r *keyring) makeRoom(now domain.Time) {
-	for len(r.held) > 0 {
-		var oldest [sha256.Size]byte
-		var first *held
-		for name, h := range r.held {
-			if first == nil || h.until.Before(first.until) {
-				oldest, first = name, h
-			}
+// name is what a keyset is remembered by.
+func (r *keyring) name(label, wrapped []byte) [sha256.Size]byte {
+	return sha256.Sum256(domain.Name(string(label), string(wrapped)))
+}
+
+// newKeyset makes AES-256-GCM keys, wrapped and tied to label.
+func (r *keyring) newKeyset(label []byte) (handle *keyset.Handle, wrapped []byte, err error) {
+	if handle, err = keyset.NewHandle(aead.AES256GCMKeyTemplate()); err != nil {
+		return nil, nil, fmt.Errorf("making data key: %w", err)
+	}
+	var out bytes.Buffer
+	w := &witness{AEAD: r.kek}
+	if err := handle.WriteWithAssociatedData(keyset.NewBinaryWriter(&out), w, label); err != nil {
+		if w.err != nil {
+			err = w.err
 		}
-		if len(r.held) < MaxKeysets && now.Before(first.until) {
-			return
-		}
-		first.timer.Stop()
-		delete(r.held, oldest)
+		return nil, nil, fmt.Errorf("wrapping data key: %w", err)
 	}
-}
-
-func (r *keyring) drop(name [sha256.Size]byte, h *held) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	h.timer.Stop()
-	if r.held[name] == h {
-		delete(r.held, name)
-	}
-}
-
-// forget drops every keyset of the connection.
-func (r *keyring) forget(connection domain.ConnectionID) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for name, h := range r.held {
-		if h.connection == connection {
-			h.timer.Stop()
-			delete(r.held, name)
-		}
-	}
+	return handle, out.Bytes(), nil
 }
 
 func unwrapKeyset(kek tink.AEAD, wrapped, label []byte) (tink.AEAD, error) {

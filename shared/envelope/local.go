@@ -125,7 +125,7 @@ func (k *Keys) Encrypter(name KeyName) domain.Encrypter { return closingHalf{k.s
 func (k *Keys) Decrypter(name KeyName) domain.Decrypter { return openingHalf{k.sets[name]} }
 
 // PortfolioKey is both halves of KeyPortfolio, for a Closer.
-func (k *Keys) PortfolioKey() PortfolioKey { return k.sets[KeyPortfolio] }
+func (k *Keys) PortfolioKey() WrappingKey { return k.sets[KeyPortfolio] }
 
 // publics are the keys of the inner gate, oldest first.
 func (k *Keys) publics() ([]crypto.PublicKey, error) {

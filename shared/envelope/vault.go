@@ -7,9 +7,6 @@ import (
 	"io"
 	"sync"
 
-	"github.com/tink-crypto/tink-go/v2/aead"
-	"github.com/tink-crypto/tink-go/v2/keyset"
-
 	"sluis.internal/shared/domain"
 )
 
@@ -19,8 +16,8 @@ const MaxPlain = 8 << 20
 // ErrPartTooLarge is the refusal of more than MaxPlain bytes, before closing or while decompressing.
 var ErrPartTooLarge = &domain.Error{Kind: domain.TooLarge, Code: "part_too_large", Message: "want at most 8 MiB in a part; split it"}
 
-// PortfolioKey is both halves of the portfolio key: to close another part, an existing keyset must be unwrapped first.
-type PortfolioKey interface {
+// WrappingKey is both halves of a key that wraps data keys: to close more under an existing one, it must be unwrapped first.
+type WrappingKey interface {
 	domain.Encrypter
 	domain.Decrypter
 }
@@ -30,7 +27,7 @@ type PortfolioKey interface {
 type Closer struct{ ring *keyring }
 
 // NewCloser makes a Closer under the portfolio key.
-func NewCloser(kek PortfolioKey, env domain.Env) *Closer { return &Closer{newKeyring(kek, env)} }
+func NewCloser(kek WrappingKey, env domain.Env) *Closer { return &Closer{newKeyring(kek, env)} }
 
 // NewDataKey makes the keyset of a connection: AES-256-GCM, wrapped by the portfolio key and tied to client, consent
 // and connection.
@@ -38,20 +35,12 @@ func (c *Closer) NewDataKey(b domain.Binding) (*domain.DataKey, error) {
 	if b.ClientID == "" || b.ConsentID == "" || b.ConnectionID == "" {
 		return nil, fmt.Errorf("making data key: want client, consent and connection")
 	}
-	handle, err := keyset.NewHandle(aead.AES256GCMKeyTemplate())
-	if err != nil {
-		return nil, fmt.Errorf("making data key: %w", err)
-	}
 	k := &domain.DataKey{ConnectionID: b.ConnectionID, ClientID: b.ClientID, ConsentID: b.ConsentID, CreatedAt: c.ring.env.Now()}
-	var wrapped bytes.Buffer
-	w := &witness{AEAD: c.ring.kek}
-	if err := handle.WriteWithAssociatedData(keyset.NewBinaryWriter(&wrapped), w, keysetLabel(k)); err != nil {
-		if w.err != nil {
-			err = w.err
-		}
-		return nil, fmt.Errorf("wrapping data key: %w", err)
+	var err error
+	_, k.Wrapped, err = c.ring.newKeyset(keysetLabel(k))
+	if err != nil {
+		return nil, err
 	}
-	k.Wrapped = wrapped.Bytes()
 	return k, nil
 }
 

@@ -31,18 +31,12 @@ type Engine struct {
 	Connector Connector
 	Network   http.RoundTripper // to the custodian, behind the egress guard
 	Secrets   domain.Secrets
-	Opener    *envelope.Opener // both gates
-	State     StateKey         // a suspended session's state
-	Display   domain.Encrypter // what a challenge shows
-	Portfolio *envelope.Closer // portfolio data
-	Pseudonym domain.Secret    // keys account identifiers and part digests
-	Lease     time.Duration    // how long a session is a dead worker's; 0 means 30 s
-}
-
-// StateKey closes and opens the state of a session.
-type StateKey interface {
-	domain.Encrypter
-	domain.Decrypter
+	Opener    *envelope.Opener     // both gates
+	State     envelope.WrappingKey // a suspended session's state
+	Display   domain.Encrypter     // what a challenge shows
+	Portfolio *envelope.Closer     // portfolio data
+	Pseudonym domain.Secret        // keys account identifiers and part digests
+	Lease     time.Duration        // how long a session is a dead worker's; 0 means 30 s
 }
 
 const (
@@ -296,20 +290,22 @@ func (e *Engine) goesOn(ctx context.Context, j *job) *Failure {
 	return &Failure{Reason: domain.ReasonInternal, Retry: true, Err: err}
 }
 
+// glance asks for consent and session at the same time, as it holds up every request to the bank.
 func (e *Engine) glance(ctx context.Context, j *job) error {
-	c, err := domain.Allowed(ctx, e.Env, e.Store, e.act(j.session, "session.renewed"))
-	if err != nil {
-		return err
-	}
-	if !j.covered(c) {
-		return errNarrowed
-	}
 	fresh := &domain.Session{ID: j.session.ID}
-	err = e.Store.Get(ctx, fresh)
-	if domain.KindOf(err) == domain.NotFound || err == nil && taken(fresh, j.session) {
+	read := make(chan error, 1)
+	go func() { read <- domain.Recovered(func() error { return e.Store.Get(ctx, fresh) }) }()
+	c, err := domain.Allowed(ctx, e.Env, e.Store, e.act(j.session, "session.renewed"))
+	missing := <-read
+	switch {
+	case err != nil:
+		return err
+	case !j.covered(c):
+		return errNarrowed
+	case domain.KindOf(missing) == domain.NotFound || missing == nil && taken(fresh, j.session):
 		return errTaken
 	}
-	return err
+	return missing
 }
 
 // perform is domain.Perform for a claimed session. Besides, the consent must still cover each product that it covered

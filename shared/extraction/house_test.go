@@ -207,7 +207,7 @@ var allProducts = domain.Products
 // settle makes a world: a valid consent and a connection that waits for credentials.
 func (h *house) settle(t testing.TB, change ...func(*domain.Consent)) *world {
 	t.Helper()
-	w := &world{house: h, t: t, ctx: t.Context(), kek: &countedKey{PortfolioKey: keys().PortfolioKey()}}
+	w := &world{house: h, t: t, ctx: t.Context(), kek: &countedKey{WrappingKey: keys().PortfolioKey()}}
 	now := h.env.Now()
 	c := &domain.Consent{ID: domain.NewID[domain.ConsentID](h.env), ClientID: domain.NewID[domain.ClientID](h.env),
 		ConnectionID: domain.NewID[domain.ConnectionID](h.env), InvestorRef: "inv-1", Products: slices.Clone(allProducts),
@@ -248,18 +248,18 @@ func (w *world) newEngine(p *process) *extraction.Engine {
 
 // countedKey counts what is asked of the portfolio key.
 type countedKey struct {
-	envelope.PortfolioKey
+	envelope.WrappingKey
 	calls atomic.Int64
 }
 
 func (k *countedKey) Encrypt(plain, label []byte) ([]byte, error) {
 	k.calls.Add(1)
-	return k.PortfolioKey.Encrypt(plain, label)
+	return k.WrappingKey.Encrypt(plain, label)
 }
 
 func (k *countedKey) Decrypt(sealed, label []byte) ([]byte, error) {
 	k.calls.Add(1)
-	return k.PortfolioKey.Decrypt(sealed, label)
+	return k.WrappingKey.Decrypt(sealed, label)
 }
 
 type noSecrets struct{}

@@ -23,6 +23,15 @@ type settled struct {
 
 // look reads everything of a session.
 func look(tx domain.Tx, s *domain.Session) (*settled, error) {
+	t, err := lookAt(tx, s)
+	if err == nil {
+		t.credential, err = maybe(tx, &domain.Credential{ConnectionID: s.ConnectionID})
+	}
+	return t, err
+}
+
+// lookAt reads everything of a session but the credential, which only a login changes.
+func lookAt(tx domain.Tx, s *domain.Session) (*settled, error) {
 	t := &settled{session: &domain.Session{ID: s.ID}, connection: &domain.Connection{ID: s.ConnectionID}}
 	if err := tx.Get(t.session); err != nil {
 		return nil, err
@@ -31,9 +40,6 @@ func look(tx domain.Tx, s *domain.Session) (*settled, error) {
 		return nil, err
 	}
 	var err error
-	if t.credential, err = maybe(tx, &domain.Credential{ConnectionID: s.ConnectionID}); err != nil {
-		return nil, err
-	}
 	if t.session.ChallengeID != "" {
 		t.challenge, err = maybe(tx, &domain.Challenge{ID: t.session.ChallengeID})
 	}
@@ -102,7 +108,11 @@ func outlast(ctx context.Context) (context.Context, func()) {
 
 func (e *Engine) settleOnce(ctx context.Context, j *job, act domain.Act, fn func(domain.Tx, *domain.Consent, *settled, *domain.Act) error) error {
 	return e.perform(ctx, j, act, func(tx domain.Tx, c *domain.Consent, a *domain.Act) error {
-		t, err := look(tx, j.session)
+		read := lookAt
+		if j.credential != nil {
+			read = look
+		}
+		t, err := read(tx, j.session)
 		if domain.KindOf(err) == domain.NotFound || err == nil && taken(t.session, j.session) {
 			return errTaken
 		}

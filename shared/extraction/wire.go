@@ -39,7 +39,7 @@ func New(store domain.Store, env domain.Env, c domain.Custodian, keys Keys, secr
 	}
 	return Engine{Store: store, Env: env, Custodian: c, Network: Transport(network), Secrets: secrets,
 		Opener:    envelope.NewOpener(keys.Opening("outer"), envelope.ByKid(keys.Decrypters("inner"))),
-		State:     whole{keys.Closing("session"), keys.Opening("session")},
+		State:     envelope.NewShared(whole{keys.Closing("session"), keys.Opening("session")}, env, "session"),
 		Display:   keys.Closing("display"),
 		Portfolio: envelope.NewCloser(whole{keys.Closing("portfolio"), keys.Opening("portfolio")}, env),
 		Pseudonym: pseudonym}, nil

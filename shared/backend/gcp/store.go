@@ -131,7 +131,7 @@ func (b *Backend) Commit(ctx context.Context, fn func(domain.Tx) error) error {
 	var own error // of fn, or of a fault: it is returned as it is
 	var thrown any
 	err := b.store.RunTransaction(ctx, func(inner context.Context, ft *firestore.Transaction) error {
-		last = &transaction{b: b, ft: ft, ctx: inner}
+		last = &transaction{b: b, ft: ft, ctx: inner, seen: map[string][]byte{}}
 		thrown, own = last.run(ctx, fn)
 		return own
 	}, firestore.MaxAttempts(attempts))
@@ -156,6 +156,7 @@ type transaction struct {
 	ft  *firestore.Transaction
 	ctx context.Context
 
+	seen            map[string][]byte // the bodies of documents that were read, by their paths
 	wrote, recorded bool
 	size            int      // of the bodies written, in bytes
 	events          []letter // due at once
@@ -222,15 +223,23 @@ func (t *transaction) Get(doc domain.Document) error {
 	if err != nil {
 		return err
 	}
-	snap, err := t.ft.Get(ref)
-	if status.Code(err) == codes.Aborted {
-		return t.fail(err) // as it is: the client tries the transaction again
+	body, again := t.seen[ref.Path]
+	if !again {
+		snap, err := t.ft.Get(ref)
+		switch {
+		case status.Code(err) == codes.Aborted:
+			return t.fail(err) // as it is: the client tries the transaction again
+		case err == nil:
+			body, err = unpack(snap)
+		}
+		if err = fault(t.ctx, "reading "+string(doc.Kind()), err); domain.KindOf(err) == domain.NotFound {
+			return err
+		} else if err != nil {
+			return t.fail(err)
+		}
+		t.seen[ref.Path] = body
 	}
-	err = read(t.ctx, snap, err, doc)
-	if domain.KindOf(err) == domain.NotFound {
-		return err
-	}
-	return t.fail(err)
+	return t.fail(backend.Decode(body, doc))
 }
 
 // Put implements domain.Tx.
@@ -242,7 +251,13 @@ func (t *transaction) Put(doc domain.Document) error {
 	if err != nil {
 		return t.fail(err)
 	}
-	return t.write(doc, func(fields map[string]any) error { return t.ft.Set(ref, fields) })
+	return t.write(doc, func(fields map[string]any) error {
+		if text, plain := fields[fieldBody].(string); plain && text == string(t.seen[ref.Path]) {
+			return nil // as it was read: there is nothing to write, nor to pay for
+		}
+		delete(t.seen, ref.Path)
+		return t.ft.Set(ref, fields)
+	})
 }
 
 // Record implements domain.Tx. An entry with this id must not exist.
@@ -293,6 +308,7 @@ func (t *transaction) Delete(doc domain.Document) error {
 		err = t.writing()
 	}
 	if err == nil {
+		delete(t.seen, ref.Path)
 		err = t.ft.Delete(ref)
 	}
 	return t.fail(err)

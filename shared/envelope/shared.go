@@ -1,0 +1,98 @@
+package envelope
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"sync"
+
+	"github.com/tink-crypto/tink-go/v2/aead"
+	"github.com/tink-crypto/tink-go/v2/tink"
+
+	"sluis.internal/shared/domain"
+)
+
+// Shared closes and opens what lives for minutes, such as the state of a session at the bank, under data keys of its own.
+// One data key closes everything for as long as it is remembered, and goes along with each, wrapped: so a KMS is asked once
+// in KeysetLife and not, twice and more, for each visit to a bank. What is closed stays bound to its own label. Safe for
+// concurrent use.
+type Shared struct {
+	ring  *keyring
+	label []byte
+
+	mu      sync.Mutex
+	until   domain.Time
+	wrapped []byte // the data key that closes until then
+}
+
+// NewShared makes a Shared under a key, for one use that name tells.
+func NewShared(kek WrappingKey, env domain.Env, name string) *Shared {
+	return &Shared{ring: newKeyring(kek, env), label: domain.Name("sluis/shared/v1", name)}
+}
+
+// Encrypt implements domain.Encrypter: the length of the wrapped data key (2 bytes, big-endian), that key, and then what
+// it closed, with AES-256-GCM.
+func (s *Shared) Encrypt(plain, label []byte) ([]byte, error) {
+	key, wrapped, err := s.current()
+	if err != nil {
+		return nil, err
+	}
+	sealed, err := key.Encrypt(plain, label)
+	if err != nil {
+		return nil, err
+	}
+	out := binary.BigEndian.AppendUint16(nil, uint16(len(wrapped)))
+	return append(append(out, wrapped...), sealed...), nil
+}
+
+// Decrypt implements domain.Decrypter.
+func (s *Shared) Decrypt(sealed, label []byte) ([]byte, error) {
+	if len(sealed) < 2 {
+		return nil, ErrSealed
+	}
+	n := int(binary.BigEndian.Uint16(sealed))
+	if sealed = sealed[2:]; len(sealed) < n {
+		return nil, ErrSealed
+	}
+	key, err := s.ring.unwrap(s.label, bytes.Clone(sealed[:n]), "")
+	if err != nil {
+		return nil, err
+	}
+	return key.Decrypt(sealed[n:], label)
+}
+
+// current is the data key that closes now. Whoever closed a state mostly opens it, so the key is remembered for that, too.
+func (s *Shared) current() (tink.AEAD, []byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.ring.env.Now()
+	if s.wrapped != nil && now.Before(s.until) {
+		key, err := s.ring.unwrap(s.label, s.wrapped, "")
+		return key, s.wrapped, err
+	}
+	handle, wrapped, err := s.ring.newKeyset(s.label)
+	if err != nil {
+		return nil, nil, err
+	}
+	s.wrapped, s.until = wrapped, now.Add(KeysetLife)
+	key, err := s.ring.get(s.ring.name(s.label, wrapped), "", func() (tink.AEAD, error) { return aead.New(handle) })
+	return key, wrapped, err
+}
+
+// Remembering opens with d and remembers what it opened for KeysetLife: the secret that signs an endpoint's webhooks, for
+// example, is wanted for each of them. What is closed anew is opened anew. Safe for concurrent use.
+func Remembering(d domain.Decrypter, env domain.Env) domain.Decrypter {
+	return remembering{d, newMemory[[]byte](env)}
+}
+
+type remembering struct {
+	domain.Decrypter
+	opened *memory[[]byte]
+}
+
+// Decrypt implements domain.Decrypter; the caller may wipe what it gets.
+func (r remembering) Decrypt(sealed, label []byte) ([]byte, error) {
+	name := sha256.Sum256(domain.Name(string(label), string(sealed)))
+	plain, err := r.opened.get(name, "", func() ([]byte, error) { return r.Decrypter.Decrypt(sealed, label) })
+	return bytes.Clone(plain), err
+}
