@@ -121,7 +121,7 @@ func (p *plan) next() *run {
 		return nil
 	}
 	if len(p.deck) == 0 {
-		p.deck = Deal(p.random, p.journeys, p.runs == 0)
+		p.deck = Deal(p.random, p.journeys, 6, p.runs == 0)
 	}
 	p.runs++
 	r := &run{number: p.runs, journeys: p.deck[0], random: rand.New(rand.NewPCG(*house.Seed, uint64(p.runs)<<8))}

@@ -492,9 +492,9 @@ const Huge = "login-20000042"
 // slow are the journeys at a bank that fails so often that most of their time is waiting. They are played once, together.
 var slow = []string{"login-20000032", "login-20000034", "login-20000038"}
 
-// Deal shuffles the journeys into groups in which no login comes twice: a bank counts by login. The slow ones are a
-// group of their own, at the beginning or not at all.
-func Deal(random *rand.Rand, journeys []journey.Journey, withSlow bool) [][]journey.Journey {
+// Deal shuffles the journeys into groups of at most size in which no login comes twice: a bank counts by login. The slow
+// ones are a group of their own, at the beginning or not at all.
+func Deal(random *rand.Rand, journeys []journey.Journey, size int, withSlow bool) [][]journey.Journey {
 	var groups [][]journey.Journey
 	var taken []map[string]bool
 	shuffled := slices.Clone(journeys)
@@ -512,7 +512,7 @@ func Deal(random *rand.Rand, journeys []journey.Journey, withSlow bool) [][]jour
 	for _, j := range slices.DeleteFunc(shuffled, waits) {
 		login := LoginOf(j)
 		at := 0
-		for at < len(groups) && (len(groups[at]) >= 6 || taken[at][""] || login != "" && taken[at][login]) {
+		for at < len(groups) && (len(groups[at]) >= size || taken[at][""] || login != "" && taken[at][login]) {
 			at++
 		}
 		if at == len(groups) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"testing"
 
 	"cloud.google.com/go/firestore"
@@ -47,8 +48,8 @@ func Written(message []byte) (all []Document, err error) {
 	return all, nil
 }
 
-// Stored calls each with every document of a project, in all of its collections.
-func Stored(ctx context.Context, t testing.TB, project string, each func(Document)) {
+// Stored calls each with every document of a project, in all of its collections or in those that are named.
+func Stored(ctx context.Context, t testing.TB, project string, each func(Document), only ...string) {
 	t.Helper()
 	c, err := firestore.NewClient(ctx, project)
 	if err != nil {
@@ -60,6 +61,9 @@ func Stored(ctx context.Context, t testing.TB, project string, each func(Documen
 		t.Fatal(err)
 	}
 	for _, collection := range collections {
+		if len(only) > 0 && !slices.Contains(only, collection.ID) {
+			continue
+		}
 		docs := collection.Documents(ctx)
 		for {
 			snap, err := docs.Next()
