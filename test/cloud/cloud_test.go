@@ -54,6 +54,7 @@ type region struct {
 	at                *bank.Server
 	store             *gcp.Backend             // as an operator sees it
 	firestore, pubsub *gcptest.Meter           // through which the functions reach the emulators
+	secrets           map[string][]byte        // that functions hold
 	second            net.Listener             // another address that webhooks may go to
 	calls             map[string]int           // of functions, since they were taken last
 	waiting           map[string]chan struct{} // closed when the function is called
@@ -69,6 +70,7 @@ type options struct {
 	record *journey.Recorder
 	env    []string // added to every function's environment
 	unruly *unruly
+	tap    *tap // hears everything; may be nil
 }
 
 // function is one deployed function.
@@ -89,8 +91,9 @@ func open(t testing.TB, o options) *region {
 	t.Helper()
 	gcptest.Emulators(t)
 	r := &region{t: t, options: o, unruly: o.unruly, project: "p-" + random(4), vault: gcptest.NewVault(t), issuer: gcptest.NewIssuer(t),
-		functions: map[string]*function{}, calls: map[string]int{}, waiting: map[string]chan struct{}{}}
+		functions: map[string]*function{}, calls: map[string]int{}, waiting: map[string]chan struct{}{}, secrets: map[string][]byte{}}
 	r.firestore, r.pubsub = gcptest.NewMeter(t, os.Getenv("FIRESTORE_EMULATOR_HOST")), gcptest.NewMeter(t, os.Getenv("PUBSUB_EMULATOR_HOST"))
+	o.tap.at(r)
 	var err error
 	if r.pipeline, err = home.ReadPipeline(); err != nil {
 		t.Fatal(err)
@@ -201,6 +204,7 @@ func (r *region) keys() {
 			value := make([]byte, 32)
 			rand.Read(value) // never fails
 			r.vault.AddSecret(r.secret("held/"+name), value)
+			r.secrets[name] = value
 		}
 	}
 	r.vault.AddSecret(r.secret(custodian+"/client_id"), []byte(bank.DefaultClientID))
@@ -386,11 +390,11 @@ func unavailable(w http.ResponseWriter, _ *http.Request, _ error) {
 
 // front is the address of a function: Google's front end, behind which its processes come and go.
 func (r *region) front(d *function) string {
-	server := httptest.NewServer(&httputil.ReverseProxy{Transport: patient, ErrorHandler: unavailable, ErrorLog: silent,
+	server := httptest.NewServer(r.options.tap.before(&httputil.ReverseProxy{Transport: patient, ErrorHandler: unavailable, ErrorLog: silent,
 		Rewrite: func(q *httputil.ProxyRequest) {
 			r.called(d.Name)
 			q.SetURL(&url.URL{Scheme: "http", Host: d.at})
-		}})
+		}}))
 	r.t.Cleanup(server.Close)
 	return server.URL
 }

@@ -518,7 +518,7 @@ func Deal(random *rand.Rand, journeys []journey.Journey, size int, withSlow bool
 		if at == len(groups) {
 			groups, taken = append(groups, nil), append(taken, map[string]bool{})
 		}
-		groups[at], taken[at][login] = append(groups[at], j), true
+		groups[at], taken[at][login] = append(groups[at], j), login != ""
 	}
 	return groups
 }

@@ -90,6 +90,9 @@ func contract(name string, v any) error {
 	return json.Unmarshal(raw, v)
 }
 
+// Kinds are all kinds of document that there are.
+func (a *Archive) Kinds() []domain.DocumentKind { return a.kinds }
+
 // Close lets go of the store.
 func (a *Archive) Close() error { return a.close() }
 
