@@ -13,6 +13,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -24,7 +25,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -44,26 +44,40 @@ const custodian = "sandbox-comdirect"
 type region struct {
 	journey.Place
 	t                 testing.TB
+	options           options
 	project           string
 	pipeline          home.Pipeline
 	vault             *gcptest.Vault
 	issuer            *gcptest.Issuer
 	dir               string // of the staged functions
-	bank              *bank.Server
-	store             *gcp.Backend   // as an operator sees it
-	firestore, pubsub *gcptest.Meter // through which the functions reach the emulators
-	second            net.Listener   // another address that webhooks may go to
-	calls             map[string]int // of functions, since they were taken last
+	bank              *bank.Bank
+	at                *bank.Server
+	store             *gcp.Backend             // as an operator sees it
+	firestore, pubsub *gcptest.Meter           // through which the functions reach the emulators
+	secrets           map[string][]byte        // that functions hold
+	second            net.Listener             // another address that webhooks may go to
+	calls             map[string]int           // of functions, since they were taken last
+	waiting           map[string]chan struct{} // closed when the function is called
 
-	twice     atomic.Bool // Pub/Sub brings every third event once more
+	unruly    *unruly // how Pub/Sub behaves; nil is well
 	mu        sync.Mutex
 	functions map[string]*function
+}
+
+// options say what is special about a region. The zero value is a good choice.
+type options struct {
+	bank   bank.Options
+	record *journey.Recorder
+	env    []string // added to every function's environment
+	unruly *unruly
+	tap    *tap // hears everything; may be nil
 }
 
 // function is one deployed function.
 type function struct {
 	home.Function
-	at      string // host and port
+	at      string // host and port of its process
+	url     string // where others call it
 	environ []string
 	program string
 	log     *os.File
@@ -72,13 +86,14 @@ type function struct {
 
 func (f *function) identity() string { return f.Name + "@p.iam.gserviceaccount.com" }
 
-// open deploys everything. It takes a minute: each function is built as Google builds it.
-func open(t testing.TB) *region {
+// open deploys everything.
+func open(t testing.TB, o options) *region {
 	t.Helper()
 	gcptest.Emulators(t)
-	r := &region{t: t, project: "p-" + random(4), vault: gcptest.NewVault(t), issuer: gcptest.NewIssuer(t), dir: filepath.Join(t.TempDir(), "staged"),
-		functions: map[string]*function{}, calls: map[string]int{}}
+	r := &region{t: t, options: o, unruly: o.unruly, project: "p-" + random(4), vault: gcptest.NewVault(t), issuer: gcptest.NewIssuer(t),
+		functions: map[string]*function{}, calls: map[string]int{}, waiting: map[string]chan struct{}{}, secrets: map[string][]byte{}}
 	r.firestore, r.pubsub = gcptest.NewMeter(t, os.Getenv("FIRESTORE_EMULATOR_HOST")), gcptest.NewMeter(t, os.Getenv("PUBSUB_EMULATOR_HOST"))
+	o.tap.at(r)
 	var err error
 	if r.pipeline, err = home.ReadPipeline(); err != nil {
 		t.Fatal(err)
@@ -102,9 +117,25 @@ func random(n int) string {
 	return hex.EncodeToString(b)
 }
 
-// stage builds every function.
+// staged is where every function was built, once for all tests of this process.
+var staged string
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	_ = os.RemoveAll(staged) // or else the system's cleaning does it
+	os.Exit(code)
+}
+
+// stage builds every function as Google builds it, which takes a minute.
 func (r *region) stage() {
 	r.t.Helper()
+	if r.dir = staged; staged != "" {
+		return
+	}
+	var err error
+	if r.dir, err = os.MkdirTemp("", "sluis-cloud-"); err != nil {
+		r.t.Fatal(err)
+	}
 	cmd := exec.CommandContext(r.t.Context(), "go", "run", "./test/stage", "-build", r.dir)
 	cmd.Dir = "../.."
 	out, err := cmd.CombinedOutput()
@@ -114,19 +145,22 @@ func (r *region) stage() {
 	if err != nil {
 		r.t.Fatalf("staging: %v\n%s", err, out)
 	}
+	staged = r.dir
 }
 
 // practise opens the sandbox bank and the client's inbox.
 func (r *region) practise() {
 	r.t.Helper()
-	b := bank.New(bank.Options{Slow: 200 * time.Millisecond, RetryAfter: time.Second})
+	o := r.options.bank
+	o.Slow, o.RetryAfter = 200*time.Millisecond, time.Second
+	b := bank.New(o)
 	server, err := bank.ServeTLS(b, "127.0.0.1:0")
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.bank, r.Bank = server, b
+	r.at, r.bank, r.Bank = server, b, b
 	r.t.Cleanup(func() { _ = server.Close(context.Background()) })
-	if err := os.WriteFile(filepath.Join(r.dir, "ca.pem"), server.CertPEM(), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(r.dir, r.project+".pem"), server.CertPEM(), 0o600); err != nil {
 		r.t.Fatal(err)
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -137,7 +171,8 @@ func (r *region) practise() {
 		r.t.Fatal(err)
 	}
 	r.t.Cleanup(func() { _ = r.second.Close() })
-	r.Inbox = journey.NewInbox(l, nil)
+	r.Inbox = journey.NewInbox(l, r.options.record)
+	r.Record = r.options.record
 	go func() { _ = r.Inbox.Serve() }() // ends with its listener
 	r.t.Cleanup(func() { _ = l.Close() })
 }
@@ -169,6 +204,7 @@ func (r *region) keys() {
 			value := make([]byte, 32)
 			rand.Read(value) // never fails
 			r.vault.AddSecret(r.secret("held/"+name), value)
+			r.secrets[name] = value
 		}
 	}
 	r.vault.AddSecret(r.secret(custodian+"/client_id"), []byte(bank.DefaultClientID))
@@ -239,7 +275,7 @@ func (r *region) balance() {
 
 // proxy passes requests on to a function, and appends what Google's load balancer does: the caller's address and its own.
 func (r *region) proxy(name string) http.Handler {
-	return &httputil.ReverseProxy{FlushInterval: -1, Rewrite: func(q *httputil.ProxyRequest) {
+	return &httputil.ReverseProxy{FlushInterval: -1, Transport: patient, ErrorHandler: unavailable, ErrorLog: silent, Rewrite: func(q *httputil.ProxyRequest) {
 		r.called(name)
 		q.SetURL(&url.URL{Scheme: "http", Host: r.function(name).at})
 		q.Out.Host = q.In.Host
@@ -248,11 +284,25 @@ func (r *region) proxy(name string) http.Handler {
 	}}
 }
 
-// called notes that a function was called.
+// called notes that a function is called.
 func (r *region) called(name string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.calls[name]++
+	if waiting := r.waiting[name]; waiting != nil {
+		close(waiting)
+		delete(r.waiting, name)
+	}
+}
+
+// asked is closed when the function is called the next time.
+func (r *region) asked(name string) <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.waiting[name] == nil {
+		r.waiting[name] = make(chan struct{})
+	}
+	return r.waiting[name]
 }
 
 func (r *region) function(name string) *function {
@@ -264,7 +314,7 @@ func (r *region) function(name string) *function {
 // deploy starts a function's process with its own environment and metadata server.
 func (r *region) deploy(f home.Function) {
 	r.t.Helper()
-	log, err := os.Create(filepath.Join(r.t.ArtifactDir(), f.Name+".log"))
+	out, err := os.Create(filepath.Join(r.t.ArtifactDir(), f.Name+".log"))
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -275,11 +325,12 @@ func (r *region) deploy(f home.Function) {
 	if f.Per == "custodian" {
 		folder += "-comdirect"
 	}
-	d := &function{Function: f, at: free(r.t), program: filepath.Join(r.dir, folder, "function.bin"), log: log}
+	d := &function{Function: f, at: free(r.t), program: filepath.Join(r.dir, folder, "function.bin"), log: out}
 	answer := "http://" + d.at
 	if a := r.function("answer"); a != nil {
-		answer = "http://" + a.at
+		answer = a.url
 	}
+	d.url = r.front(d)
 	_, port, _ := net.SplitHostPort(d.at)
 	inbox, err := url.Parse(r.Inbox.URL())
 	if err != nil {
@@ -288,15 +339,16 @@ func (r *region) deploy(f home.Function) {
 	d.environ = []string{"PORT=" + port, "FUNCTION_TARGET=" + f.EntryPoint, "GOOGLE_CLOUD_PROJECT=" + r.project, "SLUIS_REGION=europe-west4",
 		"FIRESTORE_EMULATOR_HOST=" + r.firestore.Host, "PUBSUB_EMULATOR_HOST=" + r.pubsub.Host,
 		"KMS_EMULATOR_HOST=" + r.vault.Host, "SECRET_MANAGER_EMULATOR_HOST=" + r.vault.Host, "SLUIS_IDENTITY=" + d.identity(),
-		"GCE_METADATA_HOST=" + r.metadata(d), "SLUIS_ISSUER=" + r.issuer.URL, "SLUIS_AUDIENCE=http://" + d.at,
+		"GCE_METADATA_HOST=" + r.metadata(d), "SLUIS_ISSUER=" + r.issuer.URL, "SLUIS_AUDIENCE=" + d.url,
 		"SLUIS_CALLERS=push@p.iam.gserviceaccount.com,challenge@p.iam.gserviceaccount.com",
-		"SLUIS_CUSTODIAN=" + custodian, "SLUIS_CUSTODIANS=" + custodian, "SLUIS_SANDBOX=" + r.bank.Address(), "SLUIS_SANDBOX_CA=" + filepath.Join(r.dir, "ca.pem"),
+		"SLUIS_CUSTODIAN=" + custodian, "SLUIS_CUSTODIANS=" + custodian, "SLUIS_SANDBOX=" + r.at.Address(), "SLUIS_SANDBOX_CA=" + filepath.Join(r.dir, r.project+".pem"),
 		"SLUIS_PAGES_URL=" + r.Pages, "SLUIS_ANSWER_URL=" + answer, "SLUIS_REFRESH_INTERVAL=1ms", "SLUIS_WEBHOOKS_ALLOW=" + inbox.Host + "," + r.second.Addr().String()}
 	held := slices.DeleteFunc(slices.Clone(f.Holds), func(name string) bool { return name == "certificate" })
 	d.environ = append(d.environ, "SLUIS_HOLDS="+strings.Join(held, ","))
 	for name := range r.pipeline.Keys {
 		d.environ = append(d.environ, "SLUIS_KEY_"+strings.ToUpper(name)+"="+resource(name))
 	}
+	d.environ = append(d.environ, r.options.env...)
 	r.mu.Lock()
 	r.functions[f.Name] = d
 	r.mu.Unlock()
@@ -316,6 +368,35 @@ func (r *region) start(d *function) {
 func (r *region) kill(d *function) {
 	_ = d.process.Process.Kill()
 	_ = d.process.Wait()
+}
+
+// patient waits for a function's process that is about to start, as Google's front end holds a request until there is an
+// instance.
+var patient = &http.Transport{MaxIdleConnsPerHost: 32, DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
+		if err == nil || ctx.Err() != nil || time.Now().After(deadline) {
+			return conn, err
+		}
+		time.Sleep(20 * time.Millisecond) // another process: nothing tells us
+	}
+}}
+
+var silent = log.New(io.Discard, "", 0) // processes that die break answers off
+
+func unavailable(w http.ResponseWriter, _ *http.Request, _ error) {
+	w.WriteHeader(http.StatusBadGateway)
+}
+
+// front is the address of a function: Google's front end, behind which its processes come and go.
+func (r *region) front(d *function) string {
+	server := httptest.NewServer(r.options.tap.before(&httputil.ReverseProxy{Transport: patient, ErrorHandler: unavailable, ErrorLog: silent,
+		Rewrite: func(q *httputil.ProxyRequest) {
+			r.called(d.Name)
+			q.SetURL(&url.URL{Scheme: "http", Host: d.at})
+		}}))
+	r.t.Cleanup(server.Close)
+	return server.URL
 }
 
 // metadata is a function's metadata server, which makes ID tokens of its service account for any audience.
@@ -342,35 +423,17 @@ func (r *region) subscribe() {
 		if f.Trigger == "" {
 			continue
 		}
-		pushes.Handle("POST /"+f.Name, r.repeated(&httputil.ReverseProxy{ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
+		pushes.Handle("POST /"+f.Name, r.unruly.before(&httputil.ReverseProxy{Transport: patient, ErrorHandler: unavailable, ErrorLog: silent,
 			Rewrite: func(q *httputil.ProxyRequest) {
 				d := r.function(f.Name)
 				r.called(f.Name)
 				r.called("push")
 				q.SetURL(&url.URL{Scheme: "http", Host: d.at})
 				q.Out.URL.Path = "/projects/" + r.project + "/topics/" + string(f.Trigger)
-				q.Out.Header.Set("Authorization", "Bearer "+r.issuer.Token(r.t, "push@p.iam.gserviceaccount.com", "http://"+d.at, nil))
+				q.Out.Header.Set("Authorization", "Bearer "+r.issuer.Token(r.t, "push@p.iam.gserviceaccount.com", d.url, nil))
 			}}))
 		gcptest.Push(r.t, r.project, f.Trigger, f.Name, server.URL+"/"+f.Name)
 	}
-}
-
-// repeated carries every third push out once more beside the first, if the test wants that.
-func (r *region) repeated(push http.Handler) http.Handler {
-	var n atomic.Int64
-	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-		if r.twice.Load() && n.Add(1)%3 == 0 {
-			body, err := io.ReadAll(q.Body)
-			if err != nil {
-				w.WriteHeader(http.StatusBadGateway)
-				return
-			}
-			again := q.Clone(context.WithoutCancel(q.Context()))
-			q.Body, again.Body = io.NopCloser(bytes.NewReader(body)), io.NopCloser(bytes.NewReader(body))
-			go push.ServeHTTP(httptest.NewRecorder(), again)
-		}
-		push.ServeHTTP(w, q)
-	})
 }
 
 // tick is the scheduler: sweep is called again and again, as it returns within a minute.
@@ -382,12 +445,13 @@ func (r *region) tick() {
 		defer close(done)
 		for ctx.Err() == nil {
 			d := r.function("sweep")
+			r.called("sweep")
 			q, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+d.at+"/", strings.NewReader("{}"))
 			if err != nil {
 				return
 			}
 			q.Header.Set("Content-Type", "application/json")
-			q.Header.Set("Authorization", "Bearer "+r.issuer.Token(r.t, "push@p.iam.gserviceaccount.com", "http://"+d.at, nil))
+			q.Header.Set("Authorization", "Bearer "+r.issuer.Token(r.t, "push@p.iam.gserviceaccount.com", d.url, nil))
 			if a, err := http.DefaultClient.Do(q); err == nil {
 				_ = a.Body.Close()
 			}
@@ -438,7 +502,7 @@ func (r *region) play(t *testing.T, all []journey.Journey) {
 }
 
 func TestJourneys(t *testing.T) {
-	r := open(t)
+	r := open(t, options{})
 	all, err := journey.All()
 	if err != nil {
 		t.Fatal(err)

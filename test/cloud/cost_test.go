@@ -113,7 +113,7 @@ func (r *region) refreshes(b *testing.B, login string) func(context.Context) err
 
 // BenchmarkCost prints what acts cost in Google's own units, and in USD for a thousand of them.
 func BenchmarkCost(b *testing.B) {
-	r := open(b)
+	r := open(b, options{})
 	same, changed := r.refreshes(b, "20000044"), r.refreshes(b, "20000043")
 	first := 0
 	acts := []struct {

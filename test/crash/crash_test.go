@@ -1,15 +1,3 @@
-// Package crash kills the house and looks whether anything is lost, doubled or left behind.
-//
-// An instance runs in a process of its own (test/house), and journeys are played at it, several at once. SIGKILL ends it
-// at seeded moments: after some milliseconds, while it starts, when the bank has heard a request or is about to answer,
-// when a client sends or has its answer, and at a commit of its store. It is started again on the same data, sooner or
-// later by its clock, and people and programs go on as they do (walk_test.go): who had no answer asks again with the same
-// Idempotency-Key, who lost the cookie asks for a new link, who sees that something broke off begins it anew. Once all
-// have come to the end of their journeys, the books are compared (verdict_test.go): what the store holds, what the audit
-// log says, what the bank saw and what reached the client's inbox must tell one story.
-//
-// What a journey may show that it does not show otherwise is only what a kill explains: a walker who meets anything else
-// fails the test.
 package crash
 
 import (
@@ -29,6 +17,7 @@ import (
 	bank "sluis.internal/functions/sandbox/comdirect"
 	"sluis.internal/functions/sluis/home"
 	"sluis.internal/functions/sluis/journey"
+	"sluis.internal/shared/backend/sql"
 	"sluis.internal/shared/envelope"
 	"sluis.internal/test/house"
 )
@@ -45,12 +34,6 @@ func TestMain(m *testing.M) {
 	house.Main(m)
 }
 
-// huge is the login whose portfolio takes longest: it is killed at full length only.
-const huge = "login-20000042"
-
-// slow are the journeys at a bank that fails so often that most of their time is waiting. They are played once, together.
-var slow = []string{"login-20000032", "login-20000034", "login-20000038"}
-
 // TestKilled is SIGKILL at 200 moments, 2,000 at full length.
 func TestKilled(t *testing.T) {
 	kills := 200
@@ -61,7 +44,7 @@ func TestKilled(t *testing.T) {
 	all, err := journey.All()
 	must(t, err)
 	if !*house.Long {
-		all = slices.DeleteFunc(all, func(j journey.Journey) bool { return j.Name == huge })
+		all = slices.DeleteFunc(all, func(j journey.Journey) bool { return j.Name == Huge })
 	}
 	if *only != "" {
 		all = slices.DeleteFunc(all, func(j journey.Journey) bool { return j.Name != *only })
@@ -138,7 +121,7 @@ func (p *plan) next() *run {
 		return nil
 	}
 	if len(p.deck) == 0 {
-		p.deck = deal(p.random, p.journeys, p.runs == 0)
+		p.deck = Deal(p.random, p.journeys, 6, p.runs == 0)
 	}
 	p.runs++
 	r := &run{number: p.runs, journeys: p.deck[0], random: rand.New(rand.NewPCG(*house.Seed, uint64(p.runs)<<8))}
@@ -161,37 +144,6 @@ func (p *plan) done(r *run) {
 			p.hits[name]++
 		}
 	}
-}
-
-// deal shuffles the journeys into groups in which no login comes twice: a bank counts by login. The slow ones are a
-// group of their own, at the beginning or not at all.
-func deal(random *rand.Rand, journeys []journey.Journey, withSlow bool) [][]journey.Journey {
-	var groups [][]journey.Journey
-	var taken []map[string]bool
-	shuffled := slices.Clone(journeys)
-	random.Shuffle(len(shuffled), func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })
-	waits := func(j journey.Journey) bool { return slices.Contains(slow, j.Name) || j.Name == huge }
-	if at := slices.IndexFunc(shuffled, waits); at >= 0 && withSlow {
-		var group []journey.Journey
-		for _, j := range shuffled {
-			if waits(j) {
-				group = append(group, j)
-			}
-		}
-		groups, taken = append(groups, group), append(taken, map[string]bool{"": true})
-	}
-	for _, j := range slices.DeleteFunc(shuffled, waits) {
-		login := loginOf(j)
-		at := 0
-		for at < len(groups) && (len(groups[at]) >= 6 || taken[at][""] || login != "" && taken[at][login]) {
-			at++
-		}
-		if at == len(groups) {
-			groups, taken = append(groups, nil), append(taken, map[string]bool{})
-		}
-		groups[at], taken[at][login] = append(groups[at], j), true
-	}
-	return groups
 }
 
 // lane is one house over many runs, and the time that has passed for it. Its bank keeps the machine's time, so that no
@@ -248,8 +200,8 @@ func (l *lane) later(d time.Duration) {
 // leases is longer than any lease of the house's.
 const leases = 70 * time.Second
 
-// nudge lets the leases of a dead process run out, once for each death and not at once.
-func (l *lane) nudge() {
+// Nudge implements World: it lets the leases of a dead process run out, once for each death and not at once.
+func (l *lane) Nudge() {
 	l.state.Lock()
 	due := l.nudged < l.kills && time.Since(l.risen) > 2*time.Second
 	select {
@@ -275,22 +227,16 @@ func (l *lane) play(r *run) {
 	l.nudged = l.kills // the run before has waited for what its dead had left
 	l.state.Unlock()
 	for _, j := range r.journeys {
-		if login := loginOf(j); login != "" {
+		if login := LoginOf(j); login != "" {
 			l.house.Bank.Reset(login)
 		}
 	}
 	var crew sync.WaitGroup
-	walkers := make([]*walker, len(r.journeys))
+	walkers := make([]*Walker, len(r.journeys))
 	for i, j := range r.journeys {
-		w := &walker{lane: l, journey: j, player: l.house.Player(fmt.Sprintf("%s.%d", j.Name, r.number)),
-			random: rand.New(rand.NewPCG(*house.Seed, uint64(r.number)<<8+uint64(i)+1))}
+		w := NewWalker(l, &l.house.Place, l.house.Bank, j, fmt.Sprintf("%s.%d", j.Name, r.number), rand.New(rand.NewPCG(*house.Seed, uint64(r.number)<<8+uint64(i)+1)))
 		walkers[i] = w
-		crew.Go(func() {
-			defer w.home.Store(true)
-			if err := w.walk(ctx); err != nil {
-				w.failure = err
-			}
-		})
+		crew.Go(func() { _ = w.Walk(ctx) }) // its Failure is looked at below
 	}
 	all := make(chan struct{})
 	go func() { crew.Wait(); close(all) }()
@@ -304,9 +250,9 @@ func (l *lane) play(r *run) {
 		l.t.Errorf("run %d: %v", r.number, err)
 	}
 	for _, w := range walkers {
-		if w.failure != nil {
+		if w.Failure != nil {
 			failed = true
-			l.t.Errorf("run %d, %s: %v", r.number, w.journey.Name, w.failure)
+			l.t.Errorf("run %d, %s: %v", r.number, w.Journey.Name, w.Failure)
 		}
 	}
 	if failed {
@@ -336,6 +282,47 @@ func (l *lane) explain(ctx context.Context, r *run) {
 		}
 	}
 	l.t.Logf("run %d: the house said last:\n%s", r.number, strings.Join(said[max(0, len(said)-8):], "\n"))
+}
+
+// judge waits until nothing is left to be done, and compares the books.
+func (l *lane) judge(ctx context.Context, r *run, walkers []*Walker, since time.Time) {
+	b := l.store(ctx)
+	defer func() { must(l.t, b.Close()) }()
+	if err := l.drain(ctx, b); err != nil {
+		l.t.Errorf("run %d: %v", r.number, err)
+		return
+	}
+	if n := l.house.Inbox.Refused(); n > 0 {
+		l.t.Errorf("run %d: %d webhooks could not be verified", r.number, n)
+	}
+	wrong, open, err := Compare(ctx, b, since, walkers)
+	must(l.t, err)
+	l.orphans += open
+	for _, what := range wrong {
+		l.t.Errorf("run %d, %s", r.number, what)
+	}
+}
+
+// drain waits until no event is left. What a dead process has claimed comes when its lease runs out, and what was put
+// off when it is time.
+func (l *lane) drain(ctx context.Context, b *home.Backend) error {
+	l.later(leases)
+	var pending []sql.Backlog
+	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline) && ctx.Err() == nil; {
+		var err error
+		if pending, err = b.Pending(ctx); err != nil {
+			return err
+		}
+		if len(pending) == 0 {
+			return nil
+		}
+		if !slices.ContainsFunc(pending, func(p sql.Backlog) bool { return p.State != "delayed" }) {
+			l.later(30 * time.Second)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	letters, err := b.DeadLetters(ctx, 10)
+	return fmt.Errorf("the queue is not empty: %v, dead letters %v, %v", pending, letters, err)
 }
 
 // store opens the data beside the house, by the lane's clock.

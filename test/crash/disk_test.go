@@ -38,7 +38,7 @@ func TestDisk(t *testing.T) {
 	all, err := journey.All()
 	must(t, err)
 	all = slices.DeleteFunc(all, func(j journey.Journey) bool {
-		return j.Name == huge || slices.Contains(slow, j.Name) || *only != "" && j.Name != *only
+		return j.Name == Huge || slices.Contains(slow, j.Name) || *only != "" && j.Name != *only
 	})
 	p := &plan{random: rand.New(rand.NewPCG(*house.Seed, 2)), journeys: all, left: troubles, pick: pickTrouble}
 	failed, outages := 0, 0
@@ -63,7 +63,7 @@ func pickTrouble(random *rand.Rand) moment {
 }
 
 // trouble has the disk fail for a while. The house must live through it.
-func (l *lane) trouble(r *run, m moment, walkers []*walker, all <-chan struct{}) (met bool, err error) {
+func (l *lane) trouble(r *run, m moment, walkers []*Walker, all <-chan struct{}) (met bool, err error) {
 	select {
 	case <-time.After(time.Duration(r.random.IntN(1000)) * time.Millisecond):
 	case <-all:

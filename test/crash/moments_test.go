@@ -118,7 +118,7 @@ func (w *wire) wrong() []error {
 const patience = 4 * time.Second
 
 // keep kills the house at the run's moments and starts it again, until all walkers are home.
-func (l *lane) keep(r *run, walkers []*walker, all <-chan struct{}) {
+func (l *lane) keep(r *run, walkers []*Walker, all <-chan struct{}) {
 	for i, m := range r.moments {
 		if m.at == broken || m.at == full {
 			met, err := l.trouble(r, m, walkers, all)
@@ -179,7 +179,7 @@ func (l *lane) await(m moment, all <-chan struct{}) bool {
 }
 
 // defuse makes the house safe once everybody is home, and starts it again if that came too late.
-func (l *lane) defuse(r *run, m moment, walkers []*walker) error {
+func (l *lane) defuse(r *run, m moment, walkers []*Walker) error {
 	calm := "fuse out 0"
 	if m.at == power {
 		calm = "power 0"
@@ -193,7 +193,7 @@ func (l *lane) defuse(r *run, m moment, walkers []*walker) error {
 }
 
 // fell notes a death.
-func (l *lane) fell(r *run, at string, walkers []*walker) {
+func (l *lane) fell(r *run, at string, walkers []*Walker) {
 	l.note(r, at, walkers)
 	l.state.Lock()
 	defer l.state.Unlock()
@@ -205,11 +205,11 @@ func (l *lane) fell(r *run, at string, walkers []*walker) {
 }
 
 // note notes a moment, and whom it met.
-func (l *lane) note(r *run, at string, walkers []*walker) {
+func (l *lane) note(r *run, at string, walkers []*Walker) {
 	hit := met{at: at}
 	for _, w := range walkers {
 		if !w.home.Load() {
-			hit.struck = append(hit.struck, w.journey.Name)
+			hit.struck = append(hit.struck, w.Journey.Name)
 		}
 	}
 	r.met = append(r.met, hit)
@@ -219,7 +219,7 @@ func (l *lane) note(r *run, at string, walkers []*walker) {
 }
 
 // stumble starts the house and kills it while it starts.
-func (l *lane) stumble(r *run, m moment, walkers []*walker) {
+func (l *lane) stumble(r *run, m moment, walkers []*Walker) {
 	if l.house.Start(fuseVariable+"="+strconv.Itoa(m.n)) == nil {
 		<-l.house.Ended()
 	}
@@ -240,8 +240,8 @@ func (l *lane) rise(dead time.Duration) error {
 	return nil
 }
 
-// stands says how often the house has been killed, and what is closed once it serves.
-func (l *lane) stands() (kills int, up <-chan struct{}) {
+// Stands implements World.
+func (l *lane) Stands() (kills int, up <-chan struct{}) {
 	l.state.Lock()
 	defer l.state.Unlock()
 	return l.kills, l.up

@@ -9,10 +9,11 @@
 //	canary.go     what is looked for, by class
 //	forms.go      in which spellings it might be written: base64, hex, escaped, UTF-16 …
 //	search.go     finds all spellings of all canaries in a run of bytes, also within gzip, zlib and base64
+//	play.go       what is played: journeys with canaries in them, and people and programs who stumble
 //	witness.go    stands before the bank: turns what players typed into what the bank knows, and learns what it hands out
 //	traffic.go    stands before the house: keeps every request and answer, and learns what the house hands out
 //	places.go     where is looked, and which class may be found there
-//	documents.go  every document of the store, and what opens of it with the local keys
+//	documents.go  every document of the store, and what opens of it with the keys
 //	keys.go       the keys themselves
 //	memory.go     the memory of a running process
 //

@@ -70,7 +70,7 @@ func TestPanicsTellNothing(t *testing.T) {
 	}
 	places := append(slices.Concat(s.traffic.Answers(), s.kept(t, "data directory")), Place{"log", nil, Text("all", log)})
 	tour, err := s.search.Visit(places...)
-	report(t, tour, err)
+	Report(t, tour, err)
 }
 
 // patience bounds a step of a journey that may never come to its end.
@@ -79,7 +79,7 @@ const patience = 3 * time.Second
 // breakDown plays a journey until it fails, while transactions panic from its third step on.
 func (s *scene) breakDown(t *testing.T, name, words string) {
 	t.Helper()
-	j := s.disguise(breakingOff(name))
+	j := s.witness.Disguise(BreakingOff(name), s.marks)
 	p := s.place.Player(j.Name)
 	for i, step := range j.Steps {
 		if i == 3 {
@@ -123,7 +123,7 @@ func TestDumpsTellNothing(t *testing.T) {
 			}
 			tour, err := s.search.Visit(append(s.kept(t, "data directory"), Place{"dump", nil, Text("stderr", log)},
 				Place{"temporary files", nil, Files(s.tmp)})...)
-			report(t, tour, err)
+			Report(t, tour, err)
 		})
 	}
 }
@@ -133,7 +133,7 @@ func (s *scene) dumpAt(t *testing.T, moment <-chan struct{}, release chan<- stru
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	played := make(chan struct{})
-	j := s.disguise(breakingOff("read"))
+	j := s.witness.Disguise(BreakingOff("read"), s.marks)
 	p := s.place.Player(j.Name)
 	go func() {
 		defer close(played)

@@ -17,11 +17,19 @@ import (
 	"sluis.internal/shared/envelope"
 )
 
-// Archive reads a store beside the process that uses it, and opens all that is sealed in it with the local keys. What
+// Keys opens all that is sealed: every key in one hand.
+type Keys interface {
+	Closing(name string) domain.Encrypter
+	Opening(name string) domain.Decrypter
+}
+
+// Archive reads a store beside the processes that use it, and opens all that is sealed in it with their keys. What
 // it has looked at once it does not look at again, so that it can look often while journeys go on.
 type Archive struct {
-	store  *home.Backend
-	keys   *envelope.Keys
+	store  domain.Store
+	close  func() error
+	keys   Keys
+	inner  envelope.InnerKeys
 	reader *envelope.Reader
 	search *Searcher
 	kinds  []domain.DocumentKind
@@ -44,8 +52,25 @@ func OpenArchive(data string, s *Searcher) (*Archive, error) {
 	if err != nil {
 		return nil, errors.Join(err, store.Close())
 	}
-	a := &Archive{store: store, keys: keys, search: s, seen: map[[32]byte]bool{}, Tour: Tour{Met: map[string]map[Class]int{}},
-		reader: envelope.NewReader(keys.Decrypter(envelope.KeyPortfolio), store.Env), Rows: map[domain.DocumentKind]int{}, Unopened: map[string]bool{}}
+	a, err := NewArchive(store, store.Env, localKeys{keys}, keys.InnerDecrypters, s)
+	if err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
+	a.close = store.Close
+	return a, nil
+}
+
+// localKeys are Keys.
+type localKeys struct{ *envelope.Keys }
+
+func (k localKeys) Closing(name string) domain.Encrypter { return k.Encrypter(envelope.KeyName(name)) }
+func (k localKeys) Opening(name string) domain.Decrypter { return k.Decrypter(envelope.KeyName(name)) }
+
+// NewArchive reads any home's store, which it does not close. inner are the private halves of the inner gate's key.
+func NewArchive(store domain.Store, env domain.Env, keys Keys, inner envelope.InnerKeys, s *Searcher) (*Archive, error) {
+	a := &Archive{store: store, close: func() error { return nil }, keys: keys, inner: inner, search: s, seen: map[[32]byte]bool{},
+		Tour: Tour{Met: map[string]map[Class]int{}}, Rows: map[domain.DocumentKind]int{}, Unopened: map[string]bool{},
+		reader: envelope.NewReader(keys.Opening(string(envelope.KeyPortfolio)), env)}
 	var lives []struct{ Kind domain.DocumentKind }
 	return a, errors.Join(contract("retention.json", &lives), a.take(lives))
 }
@@ -65,8 +90,11 @@ func contract(name string, v any) error {
 	return json.Unmarshal(raw, v)
 }
 
+// Kinds are all kinds of document that there are.
+func (a *Archive) Kinds() []domain.DocumentKind { return a.kinds }
+
 // Close lets go of the store.
-func (a *Archive) Close() error { return a.store.Close() }
+func (a *Archive) Close() error { return a.close() }
 
 // Look reads every document, searches it as it lies, opens what is sealed in it, and searches that.
 func (a *Archive) Look(ctx context.Context) error {
@@ -111,6 +139,13 @@ func (a *Archive) examineAll(ctx context.Context, all map[domain.DocumentKind][]
 		}
 	}
 	return nil
+}
+
+// Examine does as Look with one document, which a test saw on its way.
+func (a *Archive) Examine(ctx context.Context, kind domain.DocumentKind, raw json.RawMessage) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.examine(ctx, kind, raw)
 }
 
 // Connections lists the identifiers of all connections.
@@ -308,7 +343,7 @@ func openCredential(_ context.Context, a *Archive, raw json.RawMessage) error {
 		return err
 	}
 	a.vanish("credential", c.Sealed)
-	o := envelope.NewOpener(a.keys.Decrypter(envelope.KeyOuter), a.keys.InnerDecrypters)
+	o := envelope.NewOpener(a.keys.Opening(string(envelope.KeyOuter)), a.inner)
 	fields, err := o.OpenCredentials(c.Sealed, c.InnerKey, domain.Binding{ClientID: c.ClientID, ConsentID: c.ConsentID,
 		ConnectionID: c.ConnectionID, Custodian: c.Custodian})
 	for _, name := range slices.Sorted(maps.Keys(fields)) {
@@ -352,7 +387,7 @@ func openEndpoint(_ context.Context, a *Archive, raw json.RawMessage) error {
 }
 
 func (a *Archive) open(place string, may []Class, key envelope.KeyName, label, sealed []byte) error {
-	plain, err := envelope.Open(a.keys.Decrypter(key), label, sealed)
+	plain, err := envelope.Open(a.keys.Opening(string(key)), label, sealed)
 	if err == nil {
 		a.judge(place, may, plain.Reveal())
 	}

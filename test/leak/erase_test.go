@@ -22,7 +22,7 @@ func TestErasedIsGone(t *testing.T) {
 	}
 	var all []journey.Journey
 	for _, name := range []string{"read", "read again", "asked", "no code at all", "refused"} {
-		all = append(all, breakingOff(name))
+		all = append(all, BreakingOff(name))
 	}
 	s.play(t, all, func(_ string, p *journey.Player) {
 		if err := archive.LookAt(t.Context(), domain.ConnectionID(p.Connection())); err != nil {
@@ -65,7 +65,7 @@ func TestReplacedIsGone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.play(t, []journey.Journey{breakingOff("no code at all")}, func(_ string, p *journey.Player) {
+	s.play(t, []journey.Journey{BreakingOff("no code at all")}, func(_ string, p *journey.Player) {
 		if err := archive.LookAt(t.Context(), domain.ConnectionID(p.Connection())); err != nil {
 			t.Error(err)
 		}
@@ -131,5 +131,5 @@ func (s *scene) vanishes(t *testing.T, pieces []Canary) {
 			return
 		}
 	}
-	report(t, left, nil)
+	Report(t, left, nil)
 }

@@ -78,7 +78,7 @@ func openDataKey(_ context.Context, a *Archive, raw json.RawMessage) error {
 	wrapping := struct {
 		domain.Encrypter
 		domain.Decrypter
-	}{a.keys.Encrypter(envelope.KeyPortfolio), a.keys.Decrypter(envelope.KeyPortfolio)}
+	}{a.keys.Closing(string(envelope.KeyPortfolio)), a.keys.Opening(string(envelope.KeyPortfolio))}
 	label := domain.Name("sluis/portfolio/v1", string(k.ClientID), string(k.ConsentID), string(k.ConnectionID))
 	handle, err := keyset.ReadWithAssociatedData(keyset.NewBinaryReader(bytes.NewReader(k.Wrapped)), wrapping, label)
 	if err != nil {

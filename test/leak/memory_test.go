@@ -12,24 +12,6 @@ import (
 	"sluis.internal/functions/sluis/journey"
 )
 
-// unfinished are journeys that break off where a password or a code has just been at the bank, for whatever comes after
-// may write over what was left of it.
-var unfinished = map[string]string{
-	"refused":        "login 20000011 / connect credentials_refused",
-	"locked":         "login 20000012 / paused account_locked",
-	"asked":          "login 20000002 / challenge code",
-	"wrong code":     "login 20000022 / challenge code / code 999999 / challenge again",
-	"expired code":   "login 20000021 / challenge code / code 111111 / challenge expired",
-	"no code at all": "login 20000001 / challenge code / cancel / paused sca_rejected",
-	"read":           "login 20000002 / challenge code / code 111111 / done",
-	"read again":     "login 20000005 / done / refresh / version 2",
-	"bank down":      "login 20000033 / paused bank_unavailable",
-}
-
-func breakingOff(name string) journey.Journey {
-	return journey.Journey{Name: name, Steps: append([]string{"ask", "open", "grant"}, strings.Split(unfinished[name], " / ")...)}
-}
-
 // TestMemory looks at the memory of the house's process after each such journey.
 //
 // Go overwrites nothing that it frees, and its strings cannot be overwritten at all. So there are two questions. What can
@@ -50,8 +32,8 @@ func TestMemory(t *testing.T) {
 		t.Run(look.name, func(t *testing.T) {
 			s := openScene(t, nil, look.debug)
 			s.marks = ""
-			for _, name := range slices.Sorted(maps.Keys(unfinished)) {
-				s.play(t, []journey.Journey{breakingOff(name)}, func(string, *journey.Player) {})
+			for _, name := range slices.Sorted(maps.Keys(Unfinished)) {
+				s.play(t, []journey.Journey{BreakingOff(name)}, func(string, *journey.Player) {})
 				left := s.remembers(t, look.name == "reachable")
 				for class, most := range look.allowed {
 					if left[class] > most {

@@ -2,7 +2,6 @@ package gcp_test
 
 import (
 	"bytes"
-	"context"
 	"crypto"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -14,11 +13,7 @@ import (
 
 	"cloud.google.com/go/kms/apiv1/kmspb"
 	"cloud.google.com/go/secretmanager/apiv1/secretmanagerpb"
-	"google.golang.org/api/option"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"sluis.internal/shared/backend/gcp"
@@ -32,18 +27,9 @@ const (
 	ring       = "projects/keys/locations/europe-west4/keyRings/r/cryptoKeys/"
 )
 
-// as is how the client of an identity reaches the vault.
-func as(v *gcptest.Vault, identity string) []option.ClientOption {
-	return []option.ClientOption{option.WithEndpoint(v.Host), option.WithoutAuthentication(),
-		option.WithGRPCDialOption(grpc.WithTransportCredentials(insecure.NewCredentials())),
-		option.WithGRPCDialOption(grpc.WithUnaryInterceptor(func(ctx context.Context, method string, q, a any, c *grpc.ClientConn, call grpc.UnaryInvoker, o ...grpc.CallOption) error {
-			return call(metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+identity), method, q, a, c, o...)
-		}))}
-}
-
 func kmsOf(t *testing.T, v *gcptest.Vault, identity string, env domain.Env) *gcp.KMS {
 	t.Helper()
-	k, err := gcp.OpenKMS(t.Context(), env, func(name string) string { return name }, as(v, identity)...)
+	k, err := gcp.OpenKMS(t.Context(), env, func(name string) string { return name }, v.As(identity)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -270,7 +256,7 @@ func TestSecrets(t *testing.T) {
 	v.Grant(extracting, gcptest.Accessor, name)
 	now := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
 	env := domain.Env{Clock: func() time.Time { return now }}
-	s, err := gcp.OpenSecrets(t.Context(), env, "p", as(v, extracting)...)
+	s, err := gcp.OpenSecrets(t.Context(), env, "p", v.As(extracting)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -298,7 +284,7 @@ func TestSecrets(t *testing.T) {
 	want("two", 4) // bent, so the one known so far
 	v.Bend = nil
 	for _, stranger := range []string{"", sealing} {
-		other, err := gcp.OpenSecrets(t.Context(), env, "p", as(v, stranger)...)
+		other, err := gcp.OpenSecrets(t.Context(), env, "p", v.As(stranger)...)
 		if err != nil {
 			t.Fatal(err)
 		}

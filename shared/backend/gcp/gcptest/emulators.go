@@ -38,7 +38,7 @@ type emulator struct {
 }
 
 var (
-	firestore = &emulator{name: "google-cloud-cli-firestore-emulator", jars: "platform/cloud-firestore-emulator/*.jar",
+	store = &emulator{name: "google-cloud-cli-firestore-emulator", jars: "platform/cloud-firestore-emulator/*.jar",
 		main: "com.google.cloud.datastore.emulator.firestore.CloudFirestore", setting: "FIRESTORE_EMULATOR_HOST", args: func(port string) []string { return []string{"--host", "127.0.0.1", "--port", port} }}
 	bus = &emulator{name: "google-cloud-cli-pubsub-emulator", jars: "platform/pubsub-emulator/lib/*.jar",
 		main: "com.google.cloud.pubsub.testing.v1.Main", setting: "PUBSUB_EMULATOR_HOST", args: func(port string) []string { return []string{"--host=127.0.0.1", "--port=" + port} }}
@@ -50,7 +50,7 @@ var (
 // test is skipped, or fails where SLUIS_FULL=1.
 func Emulators(t testing.TB) {
 	t.Helper()
-	for _, e := range []*emulator{firestore, bus} {
+	for _, e := range []*emulator{store, bus} {
 		e.once.Do(e.start)
 		if e.err != nil && os.Getenv("SLUIS_FULL") == "1" {
 			t.Fatalf("%s: %v", e.name, e.err)

@@ -28,6 +28,7 @@ type Meter struct {
 
 	mu    sync.Mutex
 	count map[string]int
+	hear  func(method string, message []byte)
 	conn  *grpc.ClientConn
 }
 
@@ -67,6 +68,23 @@ func (m *Meter) Take() map[string]int {
 	return count
 }
 
+// Hear has fn hear every message that passes from now on, as it stands on the wire, before it goes on: of "Commit" what
+// is asked, of "Commit answered" what is answered. It is called from many goroutines.
+func (m *Meter) Hear(fn func(method string, message []byte)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.hear = fn
+}
+
+func (m *Meter) heard(method string, message []byte) {
+	m.mu.Lock()
+	hear := m.hear
+	m.mu.Unlock()
+	if hear != nil {
+		hear(method, message)
+	}
+}
+
 // pass carries one call through, message by message.
 func (m *Meter) pass(_ any, in grpc.ServerStream) error {
 	method, _ := grpc.MethodFromServerStream(in)
@@ -86,6 +104,7 @@ func (m *Meter) pass(_ any, in grpc.ServerStream) error {
 				return
 			}
 			m.asked(name, q)
+			m.heard(name, q)
 			if out.SendMsg(&q) != nil {
 				return
 			}
@@ -105,6 +124,7 @@ func (m *Meter) pass(_ any, in grpc.ServerStream) error {
 			return err
 		}
 		found += m.answered(name, a)
+		m.heard(name+" answered", a)
 		if err := in.SendMsg(&a); err != nil {
 			return err
 		}

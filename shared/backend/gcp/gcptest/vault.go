@@ -9,10 +9,13 @@ import (
 
 	"cloud.google.com/go/kms/apiv1/kmspb"
 	"cloud.google.com/go/secretmanager/apiv1/secretmanagerpb"
+	"google.golang.org/api/option"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 )
 
 // Role is one of Google's predefined roles: what it permits, by the name of the permission.
@@ -43,6 +46,8 @@ type Vault struct {
 	Fault func(identity, method string) error
 	// Bend, if set, may spoil an answer on its way: a proxy that flips a bit.
 	Bend func(method string, answer any)
+	// Hear, if set, hears what was asked and, where the call did not fail, what was answered.
+	Hear func(identity, method string, asked, answer proto.Message)
 
 	mu      sync.Mutex
 	keys    map[string]*cryptoKey
@@ -102,7 +107,7 @@ func (v *Vault) intercept(ctx context.Context, q any, info *grpc.UnaryServerInfo
 	method := info.FullMethod[strings.LastIndex(info.FullMethod, "/")+1:]
 	v.mu.Lock()
 	v.calls[method]++
-	fault, bend := v.Fault, v.Bend
+	fault, bend, hear := v.Fault, v.Bend, v.Hear
 	v.mu.Unlock()
 	if fault != nil {
 		if err := fault(identity(ctx), method); err != nil {
@@ -113,7 +118,20 @@ func (v *Vault) intercept(ctx context.Context, q any, info *grpc.UnaryServerInfo
 	if err == nil && bend != nil {
 		bend(method, answer)
 	}
+	if hear != nil {
+		told, _ := answer.(proto.Message) // none of a call that failed
+		hear(identity(ctx), method, q.(proto.Message), told)
+	}
 	return answer, err
+}
+
+// As is how the client of an identity reaches the vault.
+func (v *Vault) As(identity string) []option.ClientOption {
+	return []option.ClientOption{option.WithEndpoint(v.Host), option.WithoutAuthentication(),
+		option.WithGRPCDialOption(grpc.WithTransportCredentials(insecure.NewCredentials())),
+		option.WithGRPCDialOption(grpc.WithUnaryInterceptor(func(ctx context.Context, method string, q, a any, c *grpc.ClientConn, call grpc.UnaryInvoker, o ...grpc.CallOption) error {
+			return call(metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+identity), method, q, a, c, o...)
+		}))}
 }
 
 // identity is the service account that calls. Where Google looks at a signed token, this looks at a name.

@@ -1,3 +1,15 @@
+// Package crash kills the house and looks whether anything is lost, doubled or left behind.
+//
+// An instance runs in a process of its own (test/house), and journeys are played at it, several at once. SIGKILL ends it
+// at seeded moments: after some milliseconds, while it starts, when the bank has heard a request or is about to answer,
+// when a client sends or has its answer, and at a commit of its store. It is started again on the same data, sooner or
+// later by its clock, and people and programs go on as they do (walk.go): who had no answer asks again with the same
+// Idempotency-Key, who lost the cookie asks for a new link, who sees that something broke off begins it anew. Once all
+// have come to the end of their journeys, the books are compared (verdict.go): what the store holds, what the audit
+// log says, what the bank saw and what reached the client's inbox must tell one story.
+//
+// What a journey may show that it does not show otherwise is only what a kill explains: a walker who meets anything else
+// fails the test.
 package crash
 
 import (
@@ -12,18 +24,30 @@ import (
 	"time"
 
 	"sluis.internal/functions/challenge"
+	bank "sluis.internal/functions/sandbox/comdirect"
 	"sluis.internal/functions/sluis/journey"
 	"sluis.internal/shared/domain"
 )
 
-// walker plays one journey to its end, as people and programs do when what they use breaks off now and then.
-type walker struct {
-	lane    *lane
-	journey journey.Journey
-	player  *journey.Player
-	random  *rand.Rand
-	home    atomic.Bool
-	failure error
+// World is what walkers know of what goes on behind the pages.
+type World interface {
+	// Stands says how often something was killed, and what is closed once everything serves again.
+	Stands() (kills int, up <-chan struct{})
+	// Nudge has time pass, where a test can: somebody waits, perhaps for the leases of the dead to run out.
+	Nudge()
+}
+
+// Walker plays one journey to its end, as people and programs do when what they use breaks off now and then.
+type Walker struct {
+	Journey journey.Journey
+	Failure error // that it did not come to its end
+
+	world  World
+	place  *journey.Place
+	bank   *bank.Bank
+	player *journey.Player
+	random *rand.Rand
+	home   atomic.Bool
 
 	first   int              // kills of the house when the walk began
 	turns   int              // how often something was begun anew
@@ -36,44 +60,56 @@ type walker struct {
 const giveUp = 4 * time.Minute
 
 // move takes the step at i and says which is next.
-type move func(w *walker, ctx context.Context, i int, repeated bool) (next int, err error)
+type move func(w *Walker, ctx context.Context, i int, repeated bool) (next int, err error)
 
 // moves says for each word of a journey how it is taken when the house may die. A word without a row is done, and done
 // again.
 var moves = map[string]move{
-	"open": (*walker).enter, "link": (*walker).enter,
-	"grant": (*walker).decide, "deny": (*walker).decide, "revoke": (*walker).decide,
-	"login": (*walker).begin, "again": (*walker).begin, "refresh": (*walker).begin,
-	"challenge": (*walker).wait, "done": (*walker).wait, "ended": (*walker).wait, "paused": (*walker).wait, "connect": (*walker).wait,
-	"code": (*walker).answer, "method": (*walker).answer, "renew": (*walker).answer, "cancel": (*walker).answer,
-	"image": (*walker).picture, "approve": (*walker).approve, "version": (*walker).version,
-	"webhooks": (*walker).webhooks, "refusals": (*walker).pass,
+	"open": (*Walker).enter, "link": (*Walker).enter,
+	"grant": (*Walker).decide, "deny": (*Walker).decide, "revoke": (*Walker).decide,
+	"login": (*Walker).begin, "again": (*Walker).begin, "refresh": (*Walker).begin,
+	"challenge": (*Walker).wait, "done": (*Walker).wait, "ended": (*Walker).wait, "paused": (*Walker).wait, "connect": (*Walker).wait,
+	"code": (*Walker).answer, "method": (*Walker).answer, "renew": (*Walker).answer, "cancel": (*Walker).answer,
+	"image": (*Walker).picture, "approve": (*Walker).approve, "version": (*Walker).version,
+	"webhooks": (*Walker).webhooks, "refusals": (*Walker).pass,
 }
 
-func (w *walker) walk(ctx context.Context) error {
-	w.first, _ = w.lane.stands()
-	for i := 0; i < len(w.journey.Steps); {
+// NewWalker begins a journey at a place; name is its investor's reference there.
+func NewWalker(world World, place *journey.Place, b *bank.Bank, j journey.Journey, name string, random *rand.Rand) *Walker {
+	return &Walker{Journey: j, world: world, place: place, bank: b, player: place.Player(name), random: random}
+}
+
+// Walk goes the whole way.
+func (w *Walker) Walk(ctx context.Context) error {
+	defer w.home.Store(true)
+	w.Failure = w.walk(ctx)
+	return w.Failure
+}
+
+func (w *Walker) walk(ctx context.Context) error {
+	w.first, _ = w.world.Stands()
+	for i := 0; i < len(w.Journey.Steps); {
 		limited, done := context.WithTimeout(ctx, giveUp)
 		next, err := w.step(limited, i)
 		done()
 		if err != nil {
-			return fmt.Errorf("step %d, %s: %w", i+1, w.journey.Steps[i], err)
+			return fmt.Errorf("step %d, %s: %w", i+1, w.Journey.Steps[i], err)
 		}
 		i = next
 	}
 	return nil
 }
 
-func (w *walker) words(i int) []string { return strings.Fields(w.journey.Steps[i]) }
+func (w *Walker) words(i int) []string { return strings.Fields(w.Journey.Steps[i]) }
 
 // step takes one step, again and again if the house dies meanwhile.
-func (w *walker) step(ctx context.Context, i int) (next int, err error) {
+func (w *Walker) step(ctx context.Context, i int) (next int, err error) {
 	do := moves[w.words(i)[0]]
 	if do == nil {
-		do = (*walker).simply
+		do = (*Walker).simply
 	}
 	for repeated := false; ; repeated = true {
-		kills, up := w.lane.stands()
+		kills, up := w.world.Stands()
 		select {
 		case <-up:
 		case <-ctx.Done():
@@ -90,10 +126,10 @@ func (w *walker) step(ctx context.Context, i int) (next int, err error) {
 }
 
 // killed says whether the house was killed since it had been killed so often; the news may take a moment.
-func (w *walker) killed(ctx context.Context, before int) bool {
+func (w *Walker) killed(ctx context.Context, before int) bool {
 	deadline := time.Now().Add(10 * time.Second)
 	for time.Now().Before(deadline) && ctx.Err() == nil {
-		if kills, _ := w.lane.stands(); kills > before {
+		if kills, _ := w.world.Stands(); kills > before {
 			return true
 		}
 		time.Sleep(20 * time.Millisecond) // the house is a process of its own
@@ -109,23 +145,23 @@ func strange(format string, args ...any) error {
 }
 
 // play does what a step says. A repeated one is the same request, with the same Idempotency-Key.
-func (w *walker) play(ctx context.Context, line string, repeated bool) error {
+func (w *Walker) play(ctx context.Context, line string, repeated bool) error {
 	if repeated {
 		return w.player.Replay(ctx, line)
 	}
 	return w.player.Play(ctx, line)
 }
 
-func (w *walker) simply(ctx context.Context, i int, repeated bool) (int, error) {
-	return i + 1, w.play(ctx, w.journey.Steps[i], repeated)
+func (w *Walker) simply(ctx context.Context, i int, repeated bool) (int, error) {
+	return i + 1, w.play(ctx, w.Journey.Steps[i], repeated)
 }
 
 // pass leaves a step to the judge.
-func (w *walker) pass(_ context.Context, i int, _ bool) (int, error) { return i + 1, nil }
+func (w *Walker) pass(_ context.Context, i int, _ bool) (int, error) { return i + 1, nil }
 
 // enter follows a link. One that is used up, by a request whose answer was lost, is replaced by a new one.
-func (w *walker) enter(ctx context.Context, i int, repeated bool) (int, error) {
-	err := w.play(ctx, w.journey.Steps[i], repeated)
+func (w *Walker) enter(ctx context.Context, i int, repeated bool) (int, error) {
+	err := w.play(ctx, w.Journey.Steps[i], repeated)
 	if repeated && status(err) == http.StatusGone {
 		err = w.reenter(ctx)
 	}
@@ -133,11 +169,11 @@ func (w *walker) enter(ctx context.Context, i int, repeated bool) (int, error) {
 }
 
 // reenter has the client make a new link, of the kind that the consent's state allows, and follows it.
-func (w *walker) reenter(ctx context.Context) error {
+func (w *Walker) reenter(ctx context.Context) error {
 	var consent struct {
 		State domain.ConsentState `json:"state"`
 	}
-	if err := w.lane.house.Call(ctx, http.MethodGet, "/v1/consents/"+w.player.Consent(), nil, &consent); err != nil {
+	if err := w.place.Call(ctx, http.MethodGet, "/v1/consents/"+w.player.Consent(), nil, &consent); err != nil {
 		return err
 	}
 	purpose := domain.LinkManage
@@ -147,7 +183,7 @@ func (w *walker) reenter(ctx context.Context) error {
 	case domain.ConsentValid:
 		purpose = domain.LinkReconnect
 	}
-	for _, line := range w.journey.Steps { // who came to manage comes to manage
+	for _, line := range w.Journey.Steps { // who came to manage comes to manage
 		if line == "link manage" && consent.State != domain.ConsentReceived && w.session != "" {
 			purpose = domain.LinkManage
 		}
@@ -157,7 +193,7 @@ func (w *walker) reenter(ctx context.Context) error {
 }
 
 // visiting does something that needs the cookie, and gets a new one if it is lost.
-func (w *walker) visiting(ctx context.Context, do func() error) error {
+func (w *Walker) visiting(ctx context.Context, do func() error) error {
 	err := do()
 	if status(err) != http.StatusUnauthorized {
 		return err
@@ -180,8 +216,8 @@ func status(err error) int {
 var decisions = map[string]domain.ConsentState{"grant": domain.ConsentValid, "deny": domain.ConsentRejected, "revoke": domain.ConsentRevoked}
 
 // decide grants, denies or revokes. What was decided already, and only the answer lost, need not be decided again.
-func (w *walker) decide(ctx context.Context, i int, repeated bool) (int, error) {
-	line := w.journey.Steps[i]
+func (w *Walker) decide(ctx context.Context, i int, repeated bool) (int, error) {
+	line := w.Journey.Steps[i]
 	err := w.visiting(ctx, func() error { return w.play(ctx, line, true) })
 	if !repeated || !journey.IsRefusal(err) {
 		return i + 1, err
@@ -189,7 +225,7 @@ func (w *walker) decide(ctx context.Context, i int, repeated bool) (int, error) 
 	var consent struct {
 		State domain.ConsentState `json:"state"`
 	}
-	if failed := w.lane.house.Call(ctx, http.MethodGet, "/v1/consents/"+w.player.Consent(), nil, &consent); failed != nil {
+	if failed := w.place.Call(ctx, http.MethodGet, "/v1/consents/"+w.player.Consent(), nil, &consent); failed != nil {
 		return 0, failed
 	}
 	if consent.State == decisions[line] {
@@ -199,7 +235,7 @@ func (w *walker) decide(ctx context.Context, i int, repeated bool) (int, error) 
 }
 
 // look sees the investor's page.
-func (w *walker) look(ctx context.Context) (state *challenge.State, err error) {
+func (w *Walker) look(ctx context.Context) (state *challenge.State, err error) {
 	err = w.visiting(ctx, func() error { state, err = w.player.Look(ctx); return err })
 	return state, err
 }
@@ -212,8 +248,8 @@ func newest(s *challenge.State) domain.SessionID {
 }
 
 // begin has the bank visited. Somebody whose answer was lost looks first whether a visit is under way.
-func (w *walker) begin(ctx context.Context, i int, repeated bool) (int, error) {
-	line := w.journey.Steps[i]
+func (w *Walker) begin(ctx context.Context, i int, repeated bool) (int, error) {
+	line := w.Journey.Steps[i]
 	if w.again {
 		line = "again"
 	}
@@ -237,8 +273,8 @@ func (w *walker) begin(ctx context.Context, i int, repeated bool) (int, error) {
 }
 
 // wait waits for the investor's page to be as the step says. If it comes to rest otherwise, something broke off.
-func (w *walker) wait(ctx context.Context, i int, _ bool) (int, error) {
-	line := w.journey.Steps[i]
+func (w *Walker) wait(ctx context.Context, i int, _ bool) (int, error) {
+	line := w.Journey.Steps[i]
 	wanted := journey.Awaited(line)
 	var last challenge.State
 	moved := w.patiently(ctx)
@@ -256,7 +292,7 @@ func (w *walker) wait(ctx context.Context, i int, _ bool) (int, error) {
 }
 
 // patiently has time pass while somebody waits, so that the leases run out which a dead process has left.
-func (w *walker) patiently(ctx context.Context) (stop func()) {
+func (w *Walker) patiently(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	go func() {
 		tick := time.NewTicker(time.Second)
@@ -264,7 +300,7 @@ func (w *walker) patiently(ctx context.Context) (stop func()) {
 		for {
 			select {
 			case <-tick.C:
-				w.lane.nudge()
+				w.world.Nudge()
 			case <-ctx.Done():
 				return
 			}
@@ -291,8 +327,8 @@ func asks(s *challenge.State) bool {
 
 // turn goes back to where a journey can go on from what the page shows: to the answer that was lost, or to the
 // beginning of the visit that broke off. Each needs a kill that explains it.
-func (w *walker) turn(i int, s *challenge.State) (int, error) {
-	kills, _ := w.lane.stands()
+func (w *Walker) turn(i int, s *challenge.State) (int, error) {
+	kills, _ := w.world.Stands()
 	reason := s.Reason
 	if w.turns++; w.turns > 2*(kills-w.first) {
 		return 0, strange("the page is %s %s (%d kills, %d turns)", s.Page, reason, kills-w.first, w.turns)
@@ -317,15 +353,15 @@ func (w *walker) turn(i int, s *challenge.State) (int, error) {
 		return w.forward(i)
 	}
 	if reason == domain.ReasonAccountLocked {
-		w.lane.house.Bank.Unlock(loginOf(w.journey)) // the investor has called the bank
+		w.bank.Unlock(LoginOf(w.Journey)) // the investor has called the bank
 	}
 	w.again = w.words(begun)[0] == "login" && s.CanRetry && w.random.IntN(2) == 0
 	return begun, nil
 }
 
 // forward goes on where the visit that is done already would have led.
-func (w *walker) forward(i int) (int, error) {
-	for j := i; j < len(w.journey.Steps); j++ {
+func (w *Walker) forward(i int) (int, error) {
+	for j := i; j < len(w.Journey.Steps); j++ {
 		switch w.words(j)[0] {
 		case "done":
 			return j, nil
@@ -337,7 +373,7 @@ func (w *walker) forward(i int) (int, error) {
 }
 
 // answer answers the bank's question. Who had no answer to that looks whether the question still stands.
-func (w *walker) answer(ctx context.Context, i int, repeated bool) (int, error) {
+func (w *Walker) answer(ctx context.Context, i int, repeated bool) (int, error) {
 	moved := w.patiently(ctx)
 	defer moved()
 	if repeated {
@@ -346,7 +382,7 @@ func (w *walker) answer(ctx context.Context, i int, repeated bool) (int, error) 
 		}
 	}
 	for {
-		err := w.visiting(ctx, func() error { return w.player.Play(ctx, w.journey.Steps[i]) })
+		err := w.visiting(ctx, func() error { return w.player.Play(ctx, w.Journey.Steps[i]) })
 		switch {
 		case err == nil:
 			return i + 1, nil
@@ -364,8 +400,8 @@ func (w *walker) answer(ctx context.Context, i int, repeated bool) (int, error) 
 }
 
 // kills is how often the house was killed since the walk began.
-func (w *walker) kills() int {
-	kills, _ := w.lane.stands()
+func (w *Walker) kills() int {
+	kills, _ := w.world.Stands()
 	return kills - w.first
 }
 
@@ -378,8 +414,8 @@ func codeOf(err error) string {
 }
 
 // picture looks at the image. There is none if the answer before it was lost.
-func (w *walker) picture(ctx context.Context, i int, _ bool) (int, error) {
-	err := w.visiting(ctx, func() error { return w.player.Play(ctx, w.journey.Steps[i]) })
+func (w *Walker) picture(ctx context.Context, i int, _ bool) (int, error) {
+	err := w.visiting(ctx, func() error { return w.player.Play(ctx, w.Journey.Steps[i]) })
 	if err == nil || w.kills() == 0 {
 		return i + 1, err
 	}
@@ -394,15 +430,15 @@ func (w *walker) picture(ctx context.Context, i int, _ bool) (int, error) {
 }
 
 // approve approves in the bank's app. There is nothing to approve if the visit broke off.
-func (w *walker) approve(ctx context.Context, i int, _ bool) (int, error) {
-	if err := w.player.Play(ctx, w.journey.Steps[i]); err != nil && w.kills() == 0 {
+func (w *Walker) approve(ctx context.Context, i int, _ bool) (int, error) {
+	if err := w.player.Play(ctx, w.Journey.Steps[i]); err != nil && w.kills() == 0 {
 		return 0, strange("%v", err)
 	}
 	return i + 1, nil
 }
 
 // version waits for a version of the portfolio.
-func (w *walker) version(ctx context.Context, i int, _ bool) (int, error) {
+func (w *Walker) version(ctx context.Context, i int, _ bool) (int, error) {
 	moved := w.patiently(ctx)
 	defer moved()
 	for ctx.Err() == nil {
@@ -413,7 +449,7 @@ func (w *walker) version(ctx context.Context, i int, _ bool) (int, error) {
 		var p struct {
 			Number int `json:"number"`
 		}
-		if err := w.lane.house.Call(ctx, http.MethodGet, "/v1/connections/"+w.player.Connection()+"/portfolio", nil, &p); err != nil {
+		if err := w.place.Call(ctx, http.MethodGet, "/v1/connections/"+w.player.Connection()+"/portfolio", nil, &p); err != nil {
 			return 0, err
 		}
 		if fmt.Sprint(p.Number) == w.words(i)[1] {
@@ -429,13 +465,13 @@ func (w *walker) version(ctx context.Context, i int, _ bool) (int, error) {
 
 // webhooks waits until the connection's webhooks hold those of the step, in their order and up to the last, without a
 // gap: between them may stand what tells of visits that broke off.
-func (w *walker) webhooks(ctx context.Context, i int, _ bool) (int, error) {
+func (w *Walker) webhooks(ctx context.Context, i int, _ bool) (int, error) {
 	moved := w.patiently(ctx)
 	defer moved()
 	want := w.words(i)[1:]
 	var got []string
 	for ctx.Err() == nil {
-		got = w.lane.house.Inbox.Of(w.player.Connection())
+		got = w.place.Inbox.Of(w.player.Connection())
 		rest := want
 		for _, name := range got {
 			if len(rest) > 0 && rest[0] == name {
@@ -450,8 +486,45 @@ func (w *walker) webhooks(ctx context.Context, i int, _ bool) (int, error) {
 	return 0, strange("webhooks %v", got)
 }
 
-// loginOf is the number of the login that a journey uses, or "".
-func loginOf(j journey.Journey) string {
+// Huge is the login whose portfolio takes longest: it is killed at full length only.
+const Huge = "login-20000042"
+
+// slow are the journeys at a bank that fails so often that most of their time is waiting. They are played once, together.
+var slow = []string{"login-20000032", "login-20000034", "login-20000038"}
+
+// Deal shuffles the journeys into groups of at most size in which no login comes twice: a bank counts by login. The slow
+// ones are a group of their own, at the beginning or not at all.
+func Deal(random *rand.Rand, journeys []journey.Journey, size int, withSlow bool) [][]journey.Journey {
+	var groups [][]journey.Journey
+	var taken []map[string]bool
+	shuffled := slices.Clone(journeys)
+	random.Shuffle(len(shuffled), func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })
+	waits := func(j journey.Journey) bool { return slices.Contains(slow, j.Name) || j.Name == Huge }
+	if at := slices.IndexFunc(shuffled, waits); at >= 0 && withSlow {
+		var group []journey.Journey
+		for _, j := range shuffled {
+			if waits(j) {
+				group = append(group, j)
+			}
+		}
+		groups, taken = append(groups, group), append(taken, map[string]bool{"": true})
+	}
+	for _, j := range slices.DeleteFunc(shuffled, waits) {
+		login := LoginOf(j)
+		at := 0
+		for at < len(groups) && (len(groups[at]) >= size || taken[at][""] || login != "" && taken[at][login]) {
+			at++
+		}
+		if at == len(groups) {
+			groups, taken = append(groups, nil), append(taken, map[string]bool{})
+		}
+		groups[at], taken[at][login] = append(groups[at], j), login != ""
+	}
+	return groups
+}
+
+// LoginOf is the number of the login that a journey uses, or "".
+func LoginOf(j journey.Journey) string {
 	for _, line := range j.Steps {
 		if words := strings.Fields(line); words[0] == "login" {
 			return words[1]

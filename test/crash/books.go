@@ -7,9 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"sluis.internal/functions/sluis/home"
 	"sluis.internal/functions/sluis/journey"
-	"sluis.internal/shared/backend/sql"
 	"sluis.internal/shared/domain"
 )
 
@@ -59,7 +57,7 @@ type keeping struct {
 	links   []domain.Link
 }
 
-func (l *lane) keeping(ctx context.Context, b *home.Backend, client domain.ClientID, since time.Time) (k keeping, err error) {
+func keepingOf(ctx context.Context, b domain.Store, client domain.ClientID, since time.Time) (k keeping, err error) {
 	if k.notices, err = all[domain.Notice](ctx, b, "notices_by_client", string(client)); err != nil {
 		return k, err
 	}
@@ -78,9 +76,9 @@ func (l *lane) keeping(ctx context.Context, b *home.Backend, client domain.Clien
 }
 
 // draw draws a walker's books.
-func (l *lane) draw(ctx context.Context, b *home.Backend, k keeping, w *walker) (*books, error) {
+func draw(ctx context.Context, b domain.Store, k keeping, w *Walker) (*books, error) {
 	own := &books{connection: domain.Connection{ID: domain.ConnectionID(w.player.Connection())}, parts: map[string]bool{},
-		deliveries: map[domain.NoticeID][]domain.Delivery{}, received: l.house.Inbox.Webhooks(w.player.Connection()), kills: w.kills()}
+		deliveries: map[domain.NoticeID][]domain.Delivery{}, received: w.place.Inbox.Webhooks(w.player.Connection()), kills: w.kills()}
 	if err := b.Get(ctx, &own.connection); err != nil {
 		return nil, err
 	}
@@ -115,15 +113,14 @@ func (l *lane) draw(ctx context.Context, b *home.Backend, k keeping, w *walker) 
 			own.links = append(own.links, link)
 		}
 	}
-	if login := loginOf(w.journey); login != "" {
-		bank := l.house.Bank
-		own.attempts, own.visits, own.refused, own.open = bank.Attempts(login), bank.Visits(login), bank.Refused(login), bank.OpenSessions(login)
+	if login := LoginOf(w.Journey); login != "" {
+		own.attempts, own.visits, own.refused, own.open = w.bank.Attempts(login), w.bank.Visits(login), w.bank.Refused(login), w.bank.OpenSessions(login)
 	}
 	return own, nil
 }
 
 // list reads what indexes find by the connection.
-func (own *books) list(ctx context.Context, b *home.Backend) (err error) {
+func (own *books) list(ctx context.Context, b domain.Store) (err error) {
 	c, id := &own.connection, string(own.connection.ID)
 	if own.consents, err = all[domain.Consent](ctx, b, "consents_by_investor", string(c.ClientID), c.InvestorRef); err != nil {
 		return err
@@ -171,57 +168,32 @@ func detail(name, value string) func(*domain.Entry) bool {
 	return func(e *domain.Entry) bool { return e.Data.Details[name] == value }
 }
 
-// judge waits until nothing is left to be done, and compares the books.
-func (l *lane) judge(ctx context.Context, r *run, walkers []*walker, since time.Time) {
-	b := l.store(ctx)
-	defer func() { must(l.t, b.Close()) }()
-	if err := l.drain(ctx, b); err != nil {
-		l.t.Errorf("run %d: %v", r.number, err)
-		return
-	}
-	if n := l.house.Inbox.Refused(); n > 0 {
-		l.t.Errorf("run %d: %d webhooks could not be verified", r.number, n)
-	}
+// Compare draws the books of walkers who are home and says what is wrong in them, and how many sessions still stand open
+// at the bank. since is when the first of them set out.
+func Compare(ctx context.Context, s domain.Store, since time.Time, walkers []*Walker) (wrong []string, open int, err error) {
 	first := &domain.Connection{ID: domain.ConnectionID(walkers[0].player.Connection())}
-	must(l.t, b.Get(ctx, first))
-	k, err := l.keeping(ctx, b, first.ClientID, since)
-	must(l.t, err)
+	if err := s.Get(ctx, first); err != nil {
+		return nil, 0, err
+	}
+	k, err := keepingOf(ctx, s, first.ClientID, since)
+	if err != nil {
+		return nil, 0, err
+	}
 	for _, w := range walkers {
-		own, err := l.draw(ctx, b, k, w)
+		own, err := draw(ctx, s, k, w)
 		if err != nil {
-			l.t.Errorf("run %d, %s: drawing the books: %v", r.number, w.journey.Name, err)
+			wrong = append(wrong, fmt.Sprintf("%s: drawing the books: %v", w.Journey.Name, err))
 			continue
 		}
-		l.orphans += own.open
+		open += own.open
 		for _, check := range checks {
-			for _, wrong := range check.wrong(own) {
-				l.t.Errorf("run %d, %s: %s: %s", r.number, w.journey.Name, check.name, wrong)
+			for _, what := range check.wrong(own) {
+				wrong = append(wrong, fmt.Sprintf("%s: %s: %s", w.Journey.Name, check.name, what))
 			}
 		}
-		if login := loginOf(w.journey); login != "" {
-			l.house.Bank.EndSessions(login)
+		if login := LoginOf(w.Journey); login != "" {
+			w.bank.EndSessions(login)
 		}
 	}
-}
-
-// drain waits until no event is left. What a dead process has claimed comes when its lease runs out, and what was put
-// off when it is time.
-func (l *lane) drain(ctx context.Context, b *home.Backend) error {
-	l.later(leases)
-	var pending []sql.Backlog
-	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline) && ctx.Err() == nil; {
-		var err error
-		if pending, err = b.Pending(ctx); err != nil {
-			return err
-		}
-		if len(pending) == 0 {
-			return nil
-		}
-		if !slices.ContainsFunc(pending, func(p sql.Backlog) bool { return p.State != "delayed" }) {
-			l.later(30 * time.Second)
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	letters, err := b.DeadLetters(ctx, 10)
-	return fmt.Errorf("the queue is not empty: %v, dead letters %v, %v", pending, letters, err)
+	return wrong, open, nil
 }
