@@ -337,7 +337,7 @@ func (r *region) deploy(f home.Function) {
 		r.t.Fatal(err)
 	}
 	d.environ = []string{"PORT=" + port, "FUNCTION_TARGET=" + f.EntryPoint, "GOOGLE_CLOUD_PROJECT=" + r.project, "SLUIS_REGION=europe-west4",
-		"FIRESTORE_EMULATOR_HOST=" + r.firestore.Host, "PUBSUB_EMULATOR_HOST=" + r.pubsub.Host,
+		"FIRESTORE_EMULATOR_HOST=" + r.firestore.For(r.t, f.Name), "PUBSUB_EMULATOR_HOST=" + r.pubsub.For(r.t, f.Name),
 		"KMS_EMULATOR_HOST=" + r.vault.Host, "SECRET_MANAGER_EMULATOR_HOST=" + r.vault.Host, "SLUIS_IDENTITY=" + d.identity(),
 		"GCE_METADATA_HOST=" + r.metadata(d), "SLUIS_ISSUER=" + r.issuer.URL, "SLUIS_AUDIENCE=" + d.url,
 		"SLUIS_CALLERS=push@p.iam.gserviceaccount.com,challenge@p.iam.gserviceaccount.com",
@@ -466,16 +466,10 @@ func (r *region) tick() {
 // join adds the client, as an operator does.
 func (r *region) join() {
 	r.t.Helper()
-	contracts, err := domain.ReadContracts(schemas.FS)
-	if err != nil {
-		r.t.Fatal(err)
-	}
 	env := domain.Env{Region: "europe-west4"}
-	r.store, err = gcp.New(r.t.Context(), gcp.Options{Env: env, Project: r.project, Indexes: contracts.Indexes, Kinds: contracts.Kinds(), Ends: contracts.Ends()})
-	if err != nil {
-		r.t.Fatal(err)
-	}
+	r.store = r.open()
 	r.t.Cleanup(func() { _ = r.store.Close() })
+	var err error
 	for range 100 {
 		if err = r.Join(r.t.Context(), r.store, env, consent.Terms{}); err == nil {
 			return
@@ -483,6 +477,21 @@ func (r *region) join() {
 		time.Sleep(200 * time.Millisecond) // a function is starting
 	}
 	r.t.Fatal(err)
+}
+
+// open opens the store as one outside the functions does.
+func (r *region) open() *gcp.Backend {
+	r.t.Helper()
+	contracts, err := domain.ReadContracts(schemas.FS)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	b, err := gcp.New(r.t.Context(), gcp.Options{Env: domain.Env{Region: "europe-west4"}, Project: r.project,
+		Indexes: contracts.Indexes, Kinds: contracts.Kinds(), Ends: contracts.Ends()})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return b
 }
 
 // play plays journeys, a few at once, and says which did not come to their end.

@@ -3,7 +3,9 @@ package cloud
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"os"
@@ -13,7 +15,10 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"sluis.internal/functions/sweep"
+	"sluis.internal/schemas"
 	"sluis.internal/shared/backend/gcp/gcptest"
+	"sluis.internal/shared/domain"
 )
 
 // Google's list prices in USD for one of each, without the free quota: Firestore's for the European multi-region, which
@@ -38,12 +43,17 @@ var columns = []string{gcptest.Reads, gcptest.Writes, gcptest.Deletes, gcptest.P
 // bill counts what an act costs until the dust has settled.
 func (r *region) bill(b *testing.B, act func(ctx context.Context) error) map[string]float64 {
 	b.Helper()
-	r.take()
+	r.settled() // what was done before it
 	ctx, done := context.WithTimeout(b.Context(), time.Minute)
 	defer done()
 	if err := act(ctx); err != nil {
 		b.Fatal(err)
 	}
+	return r.settled()
+}
+
+// settled waits until functions have nothing more to do, and gives what they cost since it was called last.
+func (r *region) settled() map[string]float64 {
 	sum := map[string]float64{}
 	for quiet := 0; quiet < 4; time.Sleep(250 * time.Millisecond) { // functions work on after the last answer
 		more := r.take()
@@ -64,6 +74,10 @@ func (r *region) take() map[string]int {
 	}
 	for _, method := range []string{"Encrypt", "Decrypt", "AsymmetricDecrypt", "AsymmetricSign", "GetPublicKey", "ListCryptoKeyVersions"} {
 		sum[keys] += r.vault.TakeCalls(method)
+		for _, f := range r.pipeline.Functions {
+			who := r.function(f.Name).identity()
+			sum[gcptest.Of(f.Name, keys)] += r.vault.TakeCalls(gcptest.Of(who, method))
+		}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -72,6 +86,7 @@ func (r *region) take() map[string]int {
 			sum[pushes] += n
 		} else {
 			sum[calls] += n
+			sum[gcptest.Of(name, calls)] += n
 		}
 	}
 	r.calls = map[string]int{}
@@ -92,62 +107,128 @@ func (r *region) steps(name string, words ...string) func(context.Context) error
 	}
 }
 
-// refreshes connects a login, and gives the act of one refresh without the investor, asked for by the client. The first
-// ones are not counted: keysets and keys are known afterwards, as they are to a function that has run before.
-func (r *region) refreshes(b *testing.B, login string) func(context.Context) error {
-	b.Helper()
-	p := r.Player("cost-" + login)
-	play := func(ctx context.Context, words ...string) error {
-		for _, w := range words {
-			if err := p.Play(ctx, w); err != nil {
-				return fmt.Errorf("%s: %w", w, err)
+// refreshes connects a login, and gives the act of one refresh that the clock asks for. The first one is not counted:
+// keysets and keys are known afterwards, as they are to a function that has run before.
+func (r *region) refreshes(login string) func(*testing.B) func(context.Context) error {
+	return func(b *testing.B) func(context.Context) error {
+		b.Helper()
+		p, clock := r.Player("cost-"+login), r.clock(b)
+		for _, w := range []string{"ask", "open", "grant", "login " + login, "done", "refresh", "done"} {
+			if err := p.Play(b.Context(), w); err != nil {
+				b.Fatalf("%s: %v", w, err)
 			}
 		}
-		return nil
+		return func(ctx context.Context) error {
+			told := len(r.Inbox.Webhooks(p.Connection()))
+			if err := r.due(ctx, domain.ConnectionID(p.Connection())); err != nil {
+				return err
+			}
+			if _, err := clock.Sweep(ctx); err != nil {
+				return err
+			}
+			for len(r.Inbox.Webhooks(p.Connection())) == told {
+				select {
+				case <-ctx.Done():
+					return ctx.Err()
+				case <-time.After(50 * time.Millisecond): // other processes work on it
+				}
+			}
+			return nil
+		}
 	}
-	if err := play(b.Context(), "ask", "open", "grant", "login "+login, "done", "refresh", "done"); err != nil {
-		b.Fatal(err)
-	}
-	return func(ctx context.Context) error { return play(ctx, "refresh", "done") }
 }
 
-// BenchmarkCost prints what acts cost in Google's own units, and in USD for a thousand of them.
+// due has a connection's next reading be due. It is not counted.
+func (r *region) due(ctx context.Context, id domain.ConnectionID) error {
+	env := domain.Env{}
+	return r.store.Commit(ctx, func(tx domain.Tx) error {
+		c := &domain.Connection{ID: id}
+		if err := tx.Get(c); err != nil {
+			return err
+		}
+		c.NextRefreshAt = env.Now()
+		return errors.Join(tx.Put(c), tx.Record(domain.Note(env, "test", "connection.due", domain.Actor{}, c.ClientID, string(id), nil)))
+	})
+}
+
+// clock is sweep without the minute that it goes on publishing what is due.
+func (r *region) clock(b *testing.B) *sweep.Service {
+	b.Helper()
+	direct := os.Getenv("FIRESTORE_EMULATOR_HOST")
+	defer os.Setenv("FIRESTORE_EMULATOR_HOST", direct)
+	os.Setenv("FIRESTORE_EMULATOR_HOST", r.firestore.For(b, "sweep"))
+	store := r.open()
+	b.Cleanup(func() { _ = store.Close() })
+	contracts, err := domain.ReadContracts(schemas.FS)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return &sweep.Service{Store: store, Env: domain.Env{Region: "europe-west4"}, Lives: contracts.Overdue()}
+}
+
+// BenchmarkCost prints what acts cost in Google's own units, function by function, and in USD for a thousand of them.
 func BenchmarkCost(b *testing.B) {
 	r := open(b, options{})
-	same, changed := r.refreshes(b, "20000044"), r.refreshes(b, "20000043")
 	first := 0
 	acts := []struct {
-		name string
-		do   func(context.Context) error
+		name  string
+		begin func(*testing.B) func(context.Context) error
 	}{
-		{"first connection, SMS code", func(ctx context.Context) error {
-			first++
-			return r.steps(fmt.Sprint("cost-first-", first), "ask", "open", "grant", "login 20000002", "challenge code", "code 111111", "done")(ctx)
+		{"first connection, SMS code", func(*testing.B) func(context.Context) error {
+			return func(ctx context.Context) error {
+				first++
+				return r.steps(fmt.Sprint("cost-first-", first), "ask", "open", "grant", "login 20000002", "challenge code", "code 111111", "done")(ctx)
+			}
 		}},
-		{"refresh, nothing changed", same},
-		{"refresh, positions changed", changed},
-		{"webhook retried once", r.retried(b)},
+		{"refresh, nothing changed", r.refreshes("20000044")},
+		{"refresh, positions changed", r.refreshes("20000043")},
+		{"what that left, swept", r.sweeps},
+		{"nothing due, swept", r.sweeps},
+		{"webhook retried once", r.retried},
 	}
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "\nact\t%s\tUSD per 1,000\n", strings.Join(columns, "\t"))
 	for _, a := range acts {
 		b.Run(a.name, func(b *testing.B) {
+			do := a.begin(b)
 			var bills []map[string]float64
 			for b.Loop() {
-				bills = append(bills, r.bill(b, a.do))
+				bills = append(bills, r.bill(b, do))
 			}
-			usd := 0.0
-			fmt.Fprint(w, a.name)
-			for _, what := range columns {
-				n := median(bills, what)
-				usd += n * prices[what] * 1000
+			for what, n := range r.row(w, a.name, "", bills) {
 				b.ReportMetric(n, what)
-				fmt.Fprintf(w, "\t%.0f", n)
 			}
-			fmt.Fprintf(w, "\t%.4f\n", usd)
+			for _, f := range r.pipeline.Functions {
+				r.row(w, "  "+f.Name, f.Name, bills)
+			}
 		})
 	}
 	_ = w.Flush() // to the terminal
+}
+
+// sweeps gives the act of one round of the clock.
+func (r *region) sweeps(b *testing.B) func(context.Context) error {
+	clock := r.clock(b)
+	return func(ctx context.Context) error { _, err := clock.Sweep(ctx); return err }
+}
+
+// row prints what an act costs, or one function's part of it if that is anything.
+func (r *region) row(w io.Writer, title, who string, bills []map[string]float64) map[string]float64 {
+	sum, usd, line := map[string]float64{}, 0.0, title
+	for _, what := range columns {
+		of := what
+		if who != "" {
+			of = gcptest.Of(who, what)
+		}
+		n := median(bills, of)
+		usd += n * prices[what] * 1000
+		sum[what] = n
+		line += fmt.Sprintf("\t%.0f", n)
+	}
+	if usd > 0 || who == "" {
+		fmt.Fprintf(w, "%s\t%.4f\n", line, usd)
+	}
+	return sum
 }
 
 func median(bills []map[string]float64, what string) float64 {

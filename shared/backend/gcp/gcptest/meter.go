@@ -24,7 +24,7 @@ import (
 // Meter stands before an emulator, passes everything on, and counts what Google would bill: documents read (also those
 // that are not there, and one for a query that finds nothing), written and deleted, and messages published.
 type Meter struct {
-	Host string // where it listens
+	Host string // where it listens for everybody
 
 	mu    sync.Mutex
 	count map[string]int
@@ -48,15 +48,24 @@ func NewMeter(t testing.TB, host string) *Meter {
 	if err != nil {
 		t.Fatal(err)
 	}
+	m := &Meter{count: map[string]int{}, conn: conn}
+	t.Cleanup(func() { _ = conn.Close() })
+	m.Host = m.For(t, "")
+	return m
+}
+
+// For gives a further address where the meter listens. What comes by it is counted once more for who.
+func (m *Meter) For(t testing.TB, who string) (host string) {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &Meter{Host: l.Addr().String(), count: map[string]int{}, conn: conn}
-	server := grpc.NewServer(grpc.ForceServerCodecV2(raw{}), grpc.UnknownServiceHandler(m.pass), grpc.MaxRecvMsgSize(64<<20))
+	server := grpc.NewServer(grpc.ForceServerCodecV2(raw{}), grpc.MaxRecvMsgSize(64<<20),
+		grpc.UnknownServiceHandler(func(_ any, in grpc.ServerStream) error { return m.pass(who, in) }))
 	go func() { _ = server.Serve(l) }()
-	t.Cleanup(func() { server.Stop(); _ = conn.Close() })
-	return m
+	t.Cleanup(server.Stop)
+	return l.Addr().String()
 }
 
 // Take returns what was counted since it was called last.
@@ -86,7 +95,7 @@ func (m *Meter) heard(method string, message []byte) {
 }
 
 // pass carries one call through, message by message.
-func (m *Meter) pass(_ any, in grpc.ServerStream) error {
+func (m *Meter) pass(who string, in grpc.ServerStream) error {
 	method, _ := grpc.MethodFromServerStream(in)
 	name := method[strings.LastIndex(method, "/")+1:]
 	md, _ := metadata.FromIncomingContext(in.Context())
@@ -103,7 +112,7 @@ func (m *Meter) pass(_ any, in grpc.ServerStream) error {
 				_ = out.CloseSend()
 				return
 			}
-			m.asked(name, q)
+			m.asked(who, name, q)
 			m.heard(name, q)
 			if out.SendMsg(&q) != nil {
 				return
@@ -116,14 +125,14 @@ func (m *Meter) pass(_ any, in grpc.ServerStream) error {
 		err := out.RecvMsg(&a)
 		if errors.Is(err, io.EOF) {
 			if name == "RunQuery" && found == 0 {
-				m.add(Reads, 1)
+				m.add(who, Reads, 1)
 			}
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		found += m.answered(name, a)
+		found += m.answered(who, name, a)
 		m.heard(name+" answered", a)
 		if err := in.SendMsg(&a); err != nil {
 			return err
@@ -131,33 +140,39 @@ func (m *Meter) pass(_ any, in grpc.ServerStream) error {
 	}
 }
 
-func (m *Meter) add(what string, n int) {
+func (m *Meter) add(who, what string, n int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.count[what] += n
+	if who != "" {
+		m.count[Of(who, what)] += n
+	}
 }
 
-func (m *Meter) asked(name string, q []byte) {
+// Of is what a meter counts for one of those that it is For.
+func Of(who, what string) string { return what + " of " + who }
+
+func (m *Meter) asked(who, name string, q []byte) {
 	switch name {
 	case "Commit":
 		var c firestorepb.CommitRequest
 		_ = proto.Unmarshal(q, &c) // the emulator reads it too
 		for _, w := range c.Writes {
 			if w.GetDelete() != "" {
-				m.add(Deletes, 1)
+				m.add(who, Deletes, 1)
 			} else {
-				m.add(Writes, 1)
+				m.add(who, Writes, 1)
 			}
 		}
 	case "Publish":
 		var p pubsubpb.PublishRequest
 		_ = proto.Unmarshal(q, &p)
-		m.add(Published, len(p.Messages))
+		m.add(who, Published, len(p.Messages))
 	}
 }
 
 // answered counts the documents in an answer.
-func (m *Meter) answered(name string, a []byte) (found int) {
+func (m *Meter) answered(who, name string, a []byte) (found int) {
 	switch name {
 	case "BatchGetDocuments":
 		var r firestorepb.BatchGetDocumentsResponse
@@ -170,7 +185,7 @@ func (m *Meter) answered(name string, a []byte) (found int) {
 			found = 1
 		}
 	}
-	m.add(Reads, found)
+	m.add(who, Reads, found)
 	return found
 }
 

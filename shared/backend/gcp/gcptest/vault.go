@@ -94,7 +94,7 @@ func (v *Vault) Calls(method string) int {
 	return v.calls[method]
 }
 
-// TakeCalls is Calls since it was called last.
+// TakeCalls is Calls since it was called last. Of(identity, method) is one identity's.
 func (v *Vault) TakeCalls(method string) int {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -107,6 +107,7 @@ func (v *Vault) intercept(ctx context.Context, q any, info *grpc.UnaryServerInfo
 	method := info.FullMethod[strings.LastIndex(info.FullMethod, "/")+1:]
 	v.mu.Lock()
 	v.calls[method]++
+	v.calls[Of(identity(ctx), method)]++
 	fault, bend, hear := v.Fault, v.Bend, v.Hear
 	v.mu.Unlock()
 	if fault != nil {
