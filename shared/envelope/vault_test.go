@@ -22,9 +22,10 @@ import (
 // counted is a portfolio key that counts how often it is asked to unwrap, may be held back, and may fail.
 type counted struct {
 	tink.AEAD
-	asked atomic.Int64
-	hold  chan struct{}
-	fail  atomic.Pointer[domain.Error]
+	asked  atomic.Int64 // to unwrap
+	closed atomic.Int64
+	hold   chan struct{}
+	fail   atomic.Pointer[domain.Error]
 }
 
 func (c *counted) Decrypt(sealed, label []byte) ([]byte, error) {
@@ -42,6 +43,7 @@ func (c *counted) Encrypt(plain, label []byte) ([]byte, error) {
 	if err := c.fail.Load(); err != nil {
 		return nil, err
 	}
+	c.closed.Add(1)
 	return c.AEAD.Encrypt(plain, label)
 }
 

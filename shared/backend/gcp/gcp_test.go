@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"os"
 	"testing"
 
 	"sluis.internal/shared/backend/backendtest"
@@ -59,4 +61,49 @@ func TestLargeCommit(t *testing.T) {
 	if err := b.Get(t.Context(), part(0)); domain.KindOf(err) != domain.NotFound {
 		t.Errorf("a part of it was kept: %v", err)
 	}
+}
+
+// TestUnchanged: a document that is put as it was read is not written, unless something else was written in its place
+// before; and one read twice in a transaction is read once.
+func TestUnchanged(t *testing.T) {
+	gcptest.Emulators(t)
+	meter := gcptest.NewMeter(t, os.Getenv("FIRESTORE_EMULATOR_HOST"))
+	direct := os.Getenv("FIRESTORE_EMULATOR_HOST")
+	os.Setenv("FIRESTORE_EMULATOR_HOST", meter.Host)
+	defer os.Setenv("FIRESTORE_EMULATOR_HOST", direct)
+	b, err := gcp.New(t.Context(), gcp.Options{Project: "p-unchanged", Kinds: []domain.DocumentKind{"advisor"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	advisor := func(name string) *domain.Advisor { return &domain.Advisor{ID: "adv_1", Name: name} }
+	commit := func(name string, reads, writes, deletes int, left string, fn func(tx domain.Tx) error) {
+		t.Helper()
+		meter.Take()
+		err := b.Commit(t.Context(), func(tx domain.Tx) error {
+			return errors.Join(fn(tx), tx.Record(domain.Note(domain.Env{}, "test", "advisor.tried", domain.Actor{}, "", "adv_1", nil)))
+		})
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		got := meter.Take()
+		if got[gcptest.Reads] != reads || got[gcptest.Writes] != writes+1 || got[gcptest.Deletes] != deletes {
+			t.Errorf("%s: %v; want %d reads, %d writes and the entry, %d deletes", name, got, reads, writes, deletes)
+		}
+		found := advisor("")
+		if err := b.Get(t.Context(), found); err != nil || found.Name != left {
+			t.Errorf("%s left %q, %v; want %q", name, found.Name, err, left)
+		}
+	}
+	get := func(tx domain.Tx) error { return tx.Get(advisor("")) }
+	commit("made", 0, 1, 0, "Ada", func(tx domain.Tx) error { return tx.Put(advisor("Ada")) })
+	commit("put as read", 1, 0, 0, "Ada", func(tx domain.Tx) error { return errors.Join(get(tx), get(tx), tx.Put(advisor("Ada"))) })
+	commit("put unread", 0, 1, 0, "Ada", func(tx domain.Tx) error { return tx.Put(advisor("Ada")) })
+	commit("changed", 1, 1, 0, "Bea", func(tx domain.Tx) error { return errors.Join(get(tx), tx.Put(advisor("Bea"))) })
+	commit("changed and back", 1, 2, 0, "Bea", func(tx domain.Tx) error {
+		return errors.Join(get(tx), tx.Put(advisor("Cleo")), tx.Put(advisor("Bea")))
+	})
+	commit("deleted and back", 1, 1, 1, "Bea", func(tx domain.Tx) error {
+		return errors.Join(get(tx), tx.Delete(advisor("")), tx.Put(advisor("Bea")))
+	})
 }
