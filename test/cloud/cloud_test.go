@@ -36,6 +36,7 @@ import (
 	"sluis.internal/shared/backend/gcp"
 	"sluis.internal/shared/backend/gcp/gcptest"
 	"sluis.internal/shared/domain"
+	"sluis.internal/test/house"
 )
 
 const custodian = "sandbox-comdirect"
@@ -242,17 +243,6 @@ func (r *region) grant(f home.Function) {
 	}
 }
 
-// free is an address that nobody listens at.
-func free(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // balance is the load balancer: one address for each host of pipeline.json, with just the routes that stand there.
 func (r *region) balance() {
 	r.t.Helper()
@@ -325,7 +315,7 @@ func (r *region) deploy(f home.Function) {
 	if f.Per == "custodian" {
 		folder += "-comdirect"
 	}
-	d := &function{Function: f, at: free(r.t), program: filepath.Join(r.dir, folder, "function.bin"), log: out}
+	d := &function{Function: f, at: house.Reserve(r.t), program: filepath.Join(r.dir, folder, "function.bin"), log: out}
 	answer := "http://" + d.at
 	if a := r.function("answer"); a != nil {
 		answer = a.url

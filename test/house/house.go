@@ -172,7 +172,7 @@ func Open(t testing.TB, o Options) *House {
 	if interval == 0 {
 		interval = time.Millisecond
 	}
-	h.order = order{Data: h.Data, Backend: o.Backend, API: reserve(t), Pages: reserve(t), Bank: server.Address(), CA: server.CertPEM(),
+	h.order = order{Data: h.Data, Backend: o.Backend, API: Reserve(t), Pages: Reserve(t), Bank: server.Address(), CA: server.CertPEM(),
 		Webhooks: append([]netip.AddrPort{netip.MustParseAddrPort(l.Addr().String())}, o.Webhooks...), Interval: interval, Sweep: o.Sweep, Pace: o.Pace, LogLevel: o.LogLevel}
 	t.Cleanup(func() {
 		h.Kill()
@@ -192,7 +192,7 @@ func (h *House) Beside(t testing.TB) *House {
 	t.Helper()
 	second := &House{Data: h.Data, Bank: h.Bank, Log: h.Log + "-2", options: h.options, order: h.order}
 	second.Place = journey.Place{Token: h.Token, Inbox: h.Inbox, Bank: h.Place.Bank, Record: h.Record}
-	second.order.API, second.order.Pages = reserve(t), reserve(t)
+	second.order.API, second.order.Pages = Reserve(t), Reserve(t)
 	t.Cleanup(second.Kill)
 	must(t, second.Start())
 	return second
@@ -223,9 +223,9 @@ func CopyKeys(t testing.TB, from, to string) {
 	}
 }
 
-// reserve finds a free address. It lies below those that systems give out by themselves, so that nobody has it while the
+// Reserve finds a free address. It lies below those that systems give out by themselves, so that nobody has it while the
 // process is away.
-func reserve(t testing.TB) string {
+func Reserve(t testing.TB) string {
 	t.Helper()
 	for range 100 {
 		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 15_000+rand.N(17_000))); err == nil {
