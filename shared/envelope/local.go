@@ -127,8 +127,8 @@ func (k *Keys) Decrypter(name KeyName) domain.Decrypter { return openingHalf{k.s
 // PortfolioKey is both halves of KeyPortfolio, for a Closer.
 func (k *Keys) PortfolioKey() PortfolioKey { return k.sets[KeyPortfolio] }
 
-// publics are the keys of the inner gate, oldest first.
-func (k *Keys) publics() ([]crypto.PublicKey, error) {
+// InnerPublics are the public halves of the inner gate's keys, oldest first. It waits until there is one.
+func (k *Keys) InnerPublics() ([]crypto.PublicKey, error) {
 	all, err := k.inner()
 	public := make([]crypto.PublicKey, len(all))
 	for i, key := range all {
@@ -138,21 +138,24 @@ func (k *Keys) publics() ([]crypto.PublicKey, error) {
 }
 
 // InnerPublic describes the key that the inner gate is closed to at present. It waits until there is one.
-func (k *Keys) InnerPublic() (JWK, error) { return Inner(k.publics).Public() }
+func (k *Keys) InnerPublic() (JWK, error) { return Inner(k.InnerPublics).Public() }
 
 // InnerKids lists the keys that the inner gate may have been closed to. It waits until there is one.
-func (k *Keys) InnerKids() ([]string, error) { return Inner(k.publics).Kids() }
+func (k *Keys) InnerKids() ([]string, error) { return Inner(k.InnerPublics).Kids() }
 
 // InnerDecrypters are the inner gate's opening halves by kid: an InnerKeys. It waits until there is one.
 func (k *Keys) InnerDecrypters() (map[string]crypto.Decrypter, error) {
-	return ByKid(func() ([]crypto.Decrypter, error) {
-		all, err := k.inner()
-		open := make([]crypto.Decrypter, len(all))
-		for i, key := range all {
-			open[i] = innerHalf{key}
-		}
-		return open, err
-	})()
+	return ByKid(k.InnerPrivates)()
+}
+
+// InnerPrivates are the inner gate's opening halves, oldest first. It waits until there is one.
+func (k *Keys) InnerPrivates() ([]crypto.Decrypter, error) {
+	all, err := k.inner()
+	open := make([]crypto.Decrypter, len(all))
+	for i, key := range all {
+		open[i] = innerHalf{key}
+	}
+	return open, err
 }
 
 // CertificateSigner signs certificates of erasure with Ed25519 (sign the message itself, with crypto.Hash(0)).
