@@ -16,5 +16,5 @@ func init() {
 
 func wire(c *gcp.Cloud) *Service {
 	door := serve.NewDoor(c.Backend, c.Env, c.Held["pseudonym"], gcp.Proxies)
-	return New(c.Backend, c.Env, door, gcp.Closing(c.KMS, "webhook"), gcp.Opening(c.KMS, "webhook"), c.Webhooks)
+	return New(c.Backend, c.Env, door, gcp.Closing(c.KMS, "webhook"), gcp.Opening(c.KMS, "webhook"), gcp.Renewing(c.KMS, "webhook"), c.Webhooks)
 }

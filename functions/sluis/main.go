@@ -8,6 +8,7 @@
 //	sluis dead-letters    list events that were given up, and put them back
 //	sluis audit           export the audit entries
 //	sluis secret, rotate  custodians' API credentials; new encryption keys
+//	sluis versions        which versions of keys are still needed; re-wrap what older ones closed; disable one
 //	sluis flow            draw the pipeline
 package main
 
@@ -48,6 +49,7 @@ type commands struct {
 	Audit       auditCommand       `cmd:"" help:"Export the audit entries as CloudEvents, one JSON object a line."`
 	Secret      secretCommands     `cmd:"" help:"Custodians' API credentials."`
 	Rotate      rotateCommand      `cmd:"" help:"Make a new version of a key; older ones still open what they closed."`
+	Versions    versionCommands    `cmd:"" help:"Versions of the encryption keys, and what still needs them."`
 	Flow        flowCommand        `cmd:"" help:"Draw the pipeline as a Mermaid flowchart."`
 }
 

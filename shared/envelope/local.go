@@ -204,7 +204,11 @@ func rotate(dir, name string, fresh func() ([]byte, error)) error {
 	if err != nil {
 		return err
 	}
-	for n := len(paths) + 1; ; n++ {
+	n := 1
+	if len(paths) > 0 {
+		n = numberOf(paths[len(paths)-1]) + 1 // and not how many there are: older ones may have been taken away
+	}
+	for ; ; n++ {
 		if err := createPrivate(numbered(dir, name, n), content); !errors.Is(err, fs.ErrExist) {
 			return err
 		}
@@ -215,7 +219,7 @@ func numbered(dir, name string, n int) string {
 	return filepath.Join(dir, fmt.Sprintf("%s-%04d.key", name, n))
 }
 
-var numberedShape = regexp.MustCompile(`^([a-z]+)-[0-9]{4}\.key$`)
+var numberedShape = regexp.MustCompile(`^([a-z]+)-([0-9]{4})\.key$`)
 
 // list finds the files of a key, oldest first.
 func list(dir, name string) ([]string, error) {

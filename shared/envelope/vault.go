@@ -42,7 +42,8 @@ func (c *Closer) NewDataKey(b domain.Binding) (*domain.DataKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making data key: %w", err)
 	}
-	k := &domain.DataKey{ConnectionID: b.ConnectionID, ClientID: b.ClientID, ConsentID: b.ConsentID, CreatedAt: c.ring.env.Now()}
+	k := &domain.DataKey{ConnectionID: b.ConnectionID, ClientID: b.ClientID, ConsentID: b.ConsentID, Custodian: b.Custodian, CreatedAt: c.ring.env.Now()}
+	k.RewrapAt = k.CreatedAt.Add(domain.RewrapEvery)
 	var wrapped bytes.Buffer
 	w := &witness{AEAD: c.ring.kek}
 	if err := handle.WriteWithAssociatedData(keyset.NewBinaryWriter(&wrapped), w, keysetLabel(k)); err != nil {

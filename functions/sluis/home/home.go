@@ -216,7 +216,7 @@ func (h *Home) wire(ctx context.Context, s Settings) error {
 	gate := &seal.Service{Store: h, Env: h.Env, Door: door, Sealer: envelope.NewSealer(k.Closing("outer")), Public: k.Inner.Public, Kids: k.Inner.Kids}
 	question := &challenge.Service{Store: h, Env: h.Env, Door: door, Display: opening("display"), Bank: h}
 	reading := &portfolio.Service{Store: h, Env: h.Env, Door: door, Opener: reader, Interval: s.Interval}
-	notices := deliver.New(h, h.Env, door, k.Closing("webhook"), opening("webhook"), s.Webhooks)
+	notices := deliver.New(h, h.Env, door, k.Closing("webhook"), opening("webhook"), k.Renewing("webhook"), s.Webhooks)
 	removal, err := erase.New(h, h.Env, door, k.Sign)
 	if err != nil {
 		return err

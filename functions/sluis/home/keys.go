@@ -56,6 +56,9 @@ func (f files) Closing(name string) domain.Encrypter {
 func (f files) Opening(name string) domain.Decrypter {
 	return f.local.Decrypter(envelope.KeyName(name))
 }
+func (f files) Renewing(name string) domain.Rewrapper {
+	return f.local.Rewrapper(envelope.KeyName(name))
+}
 
 // Decrypters implements extraction.Keys; there is one key of this kind, the inner gate's.
 func (f files) Decrypters(string) func() ([]crypto.Decrypter, error) { return f.local.InnerPrivates }

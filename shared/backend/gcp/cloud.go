@@ -176,6 +176,9 @@ func (k Keys) Closing(name string) domain.Encrypter { return Closing(k.KMS, name
 // Opening implements extraction.Keys.
 func (k Keys) Opening(name string) domain.Decrypter { return Opening(k.KMS, name) }
 
+// Renewing implements extraction.Keys.
+func (k Keys) Renewing(name string) domain.Rewrapper { return Renewing(k.KMS, name) }
+
 // Decrypters implements extraction.Keys.
 func (k Keys) Decrypters(name string) func() ([]crypto.Decrypter, error) {
 	return Decrypters(k.KMS, name)

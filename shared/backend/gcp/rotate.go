@@ -1,14 +1,20 @@
 package gcp
 
 import (
+	"cmp"
 	"context"
+	"crypto"
 	"fmt"
+	"path"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"cloud.google.com/go/kms/apiv1/kmspb"
 	"cloud.google.com/go/secretmanager/apiv1/secretmanagerpb"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	"sluis.internal/shared/domain"
 )
@@ -21,9 +27,9 @@ const versionTime = 2 * time.Minute
 // Rotate makes a new version of a key, and says which. It closes from now on: of a symmetric key it becomes the primary
 // one; of an RSA key, functions take the newest that is enabled, within keyLife.
 func Rotate(ctx context.Context, k *KMS, name string) (version string, err error) {
-	resource := k.names(name)
-	if resource == "" {
-		return "", fmt.Errorf("rotating %s: set SLUIS_KEY_%s to the key's resource name", name, strings.ToUpper(name))
+	resource, err := k.resource(name)
+	if err != nil {
+		return "", err
 	}
 	ctx, cancel := context.WithTimeout(ctx, versionTime)
 	defer cancel()
@@ -40,7 +46,7 @@ func Rotate(ctx context.Context, k *KMS, name string) (version string, err error
 		return v.Name, fmt.Errorf("rotating %s: %s was made and is %s", name, v.Name, v.State)
 	}
 	if err == nil && v.Algorithm == kmspb.CryptoKeyVersion_GOOGLE_SYMMETRIC_ENCRYPTION {
-		_, err = k.client.UpdateCryptoKeyPrimaryVersion(ctx, &kmspb.UpdateCryptoKeyPrimaryVersionRequest{Name: resource, CryptoKeyVersionId: lastOf(v.Name)}, busy())
+		_, err = k.client.UpdateCryptoKeyPrimaryVersion(ctx, &kmspb.UpdateCryptoKeyPrimaryVersionRequest{Name: resource, CryptoKeyVersionId: path.Base(v.Name)}, busy())
 	}
 	if err = refused(err); err != nil {
 		return "", fmt.Errorf("rotating %s: %w", name, err)
@@ -48,7 +54,74 @@ func Rotate(ctx context.Context, k *KMS, name string) (version string, err error
 	return v.Name, nil
 }
 
-func lastOf(resource string) string { return resource[strings.LastIndex(resource, "/")+1:] }
+// resource is a key's resource name, which must be known.
+func (k *KMS) resource(name string) (string, error) {
+	resource := k.names(name)
+	if resource == "" {
+		return "", fmt.Errorf("looking for key %s: set SLUIS_KEY_%s to its resource name", name, strings.ToUpper(name))
+	}
+	return resource, nil
+}
+
+// KeyVersion is a version of a key.
+type KeyVersion struct {
+	Number int
+	State  string           // as Cloud KMS calls it
+	Closes bool             // what is closed now, it closes
+	Public crypto.PublicKey // of an asymmetric key, while the version is enabled
+}
+
+// Versions lists all versions of a key, oldest first.
+func Versions(ctx context.Context, k *KMS, name string) ([]KeyVersion, error) {
+	resource, err := k.resource(name)
+	if err != nil {
+		return nil, err
+	}
+	key, err := ask(k.client.GetCryptoKey, &kmspb.GetCryptoKeyRequest{Name: resource})
+	if err != nil {
+		return nil, fmt.Errorf("listing versions of %s: %w", name, err)
+	}
+	var all []KeyVersion
+	newest := -1
+	for v, err := range k.client.ListCryptoKeyVersions(ctx, &kmspb.ListCryptoKeyVersionsRequest{Parent: resource}, busy()).All() {
+		if err != nil {
+			return nil, fmt.Errorf("listing versions of %s: %w", name, refused(err))
+		}
+		one := KeyVersion{State: v.State.String(), Closes: v.Name == key.Primary.GetName()}
+		one.Number, _ = strconv.Atoi(path.Base(v.Name))
+		if v.State == kmspb.CryptoKeyVersion_ENABLED && key.Purpose != kmspb.CryptoKey_ENCRYPT_DECRYPT {
+			shown, err := (&versions{k: k, name: resource}).version(v.Name)
+			if err != nil {
+				return nil, err
+			}
+			one.Public = shown.public
+		}
+		all = append(all, one)
+	}
+	slices.SortFunc(all, func(a, b KeyVersion) int { return cmp.Compare(a.Number, b.Number) })
+	for i, v := range all {
+		if v.Public != nil {
+			newest = i
+		}
+	}
+	if newest >= 0 {
+		all[newest].Closes = true
+	}
+	return all, nil
+}
+
+// Disable puts a version of a key out of use. It can be enabled again, or destroyed, in Cloud KMS.
+func Disable(ctx context.Context, k *KMS, name string, number int) error {
+	resource, err := k.resource(name)
+	if err != nil {
+		return err
+	}
+	if _, err := ask(k.client.UpdateCryptoKeyVersion, &kmspb.UpdateCryptoKeyVersionRequest{UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"state"}},
+		CryptoKeyVersion: &kmspb.CryptoKeyVersion{Name: fmt.Sprintf("%s/cryptoKeyVersions/%d", resource, number), State: kmspb.CryptoKeyVersion_DISABLED}}); err != nil {
+		return fmt.Errorf("disabling version %d of %s: %w", number, name, err)
+	}
+	return nil
+}
 
 // SetSecret adds a version to a secret, which functions use from then on, within secretLife. The secret itself is
 // Terraform's, as its place and its key are. What functions hold is not changed: everything derived from it would be

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"sluis.internal/shared/backend/backendtest"
 	"sluis.internal/shared/backend/gcp"
 	"sluis.internal/shared/backend/gcp/gcptest"
 	"sluis.internal/shared/domain"
@@ -60,5 +61,51 @@ func TestRotate(t *testing.T) {
 	}
 	if _, err := gcp.Rotate(t.Context(), admin, outer); status.Code(err) != codes.FailedPrecondition {
 		t.Errorf("half a rotation looks like a whole one: %v", err)
+	}
+}
+
+// TestRewrap: see the contract; a function that may only open, or only close, can do neither for it.
+func TestRewrap(t *testing.T) {
+	v := gcptest.NewVault(t)
+	name := ring + "portfolio"
+	v.AddSymmetric(t, name)
+	v.Grant(extracting, append(gcptest.Encrypter, gcptest.Decrypter...), name)
+	v.Grant(sealing, gcptest.Encrypter, name)
+	v.Grant("reader", gcptest.Decrypter, name)
+	v.Grant(administrating, gcptest.Admin, name)
+	admin, k := kmsOf(t, v, administrating, domain.Env{}), kmsOf(t, v, extracting, domain.Env{})
+	rotate := func(name string) {
+		t.Helper()
+		if _, err := gcp.Rotate(t.Context(), admin, name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	old, err := gcp.Closing(k, name).Encrypt([]byte("x"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rotate(name)
+	for _, half := range []string{sealing, "reader"} {
+		if made, err := gcp.Renewing(kmsOf(t, v, half, domain.Env{}), name).Rewrap(old, nil); status.Code(err) != codes.PermissionDenied || made != nil {
+			t.Errorf("%s closes it anew: %v", half, err)
+		}
+	}
+	other := ring + "webhook"
+	v.AddSymmetric(t, other)
+	v.Grant(extracting, append(gcptest.Encrypter, gcptest.Decrypter...), other)
+	v.Grant(administrating, gcptest.Admin, other)
+	backendtest.Rotation(t, backendtest.Key{Encrypter: gcp.Closing(k, other), Decrypter: gcp.Opening(k, other), Rewrapper: gcp.Renewing(k, other), VersionOf: gcp.VersionOf,
+		Rotate: func() { rotate(other) },
+		Disable: func(number int) {
+			if err := gcp.Disable(t.Context(), admin, other, number); err != nil {
+				t.Fatal(err)
+			}
+		}})
+	shown, err := gcp.Versions(t.Context(), admin, other)
+	if err != nil || len(shown) != 2 || shown[0].State != "DISABLED" || shown[0].Closes || shown[1].State != "ENABLED" || !shown[1].Closes {
+		t.Errorf("the versions are %+v, %v", shown, err)
+	}
+	if err := gcp.Disable(t.Context(), k, other, 2); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("whoever uses a key disables its versions: %v", err)
 	}
 }

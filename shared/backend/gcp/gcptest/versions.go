@@ -107,6 +107,41 @@ func (v *Vault) GetCryptoKeyVersion(ctx context.Context, q *kmspb.GetCryptoKeyVe
 	return version.shown(key, number), nil
 }
 
+// GetCryptoKey implements Cloud KMS's.
+func (v *Vault) GetCryptoKey(ctx context.Context, q *kmspb.GetCryptoKeyRequest) (*kmspb.CryptoKey, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err := v.permit(ctx, "cloudkms.cryptoKeys.get", q.Name); err != nil {
+		return nil, err
+	}
+	k := v.keys[q.Name]
+	switch {
+	case k == nil:
+		return nil, status.Errorf(codes.NotFound, "no key %s", q.Name)
+	case k.versions[0].symmetric != nil:
+		return &kmspb.CryptoKey{Name: q.Name, Purpose: kmspb.CryptoKey_ENCRYPT_DECRYPT, Primary: k.versions[k.primary-1].shown(q.Name, k.primary)}, nil
+	case k.versions[0].decrypts != nil:
+		return &kmspb.CryptoKey{Name: q.Name, Purpose: kmspb.CryptoKey_ASYMMETRIC_DECRYPT}, nil
+	}
+	return &kmspb.CryptoKey{Name: q.Name, Purpose: kmspb.CryptoKey_ASYMMETRIC_SIGN}, nil
+}
+
+// UpdateCryptoKeyVersion implements Cloud KMS's: a version is enabled or disabled, nothing else.
+func (v *Vault) UpdateCryptoKeyVersion(ctx context.Context, q *kmspb.UpdateCryptoKeyVersionRequest) (*kmspb.CryptoKeyVersion, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	version, key, number, err := v.find(ctx, "cloudkms.cryptoKeyVersions.update", q.GetCryptoKeyVersion().GetName())
+	if err != nil {
+		return nil, err
+	}
+	may := []kmspb.CryptoKeyVersion_CryptoKeyVersionState{kmspb.CryptoKeyVersion_ENABLED, kmspb.CryptoKeyVersion_DISABLED}
+	if !slices.Equal(q.UpdateMask.GetPaths(), []string{"state"}) || !slices.Contains(may, q.CryptoKeyVersion.State) || !slices.Contains(may, version.state) {
+		return nil, status.Error(codes.InvalidArgument, "want the state alone, from and to enabled or disabled")
+	}
+	version.state = q.CryptoKeyVersion.State
+	return version.shown(key, number), nil
+}
+
 // UpdateCryptoKeyPrimaryVersion implements Cloud KMS's: for symmetric keys alone.
 func (v *Vault) UpdateCryptoKeyPrimaryVersion(ctx context.Context, q *kmspb.UpdateCryptoKeyPrimaryVersionRequest) (*kmspb.CryptoKey, error) {
 	v.mu.Lock()
