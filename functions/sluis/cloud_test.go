@@ -1,17 +1,13 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -29,19 +25,10 @@ const (
 	developer = "developer@p.iam.gserviceaccount.com"
 )
 
-// TestMain makes of the test's binary the command itself, if the environment says so.
-func TestMain(m *testing.M) {
-	if os.Getenv("SLUIS_TEST_COMMAND") == "1" {
-		main()
-		os.Exit(0)
-	}
-	os.Exit(m.Run())
-}
-
 // project is a Google Cloud project as Terraform leaves it: the keys and secrets of pipeline.json, an operator who may
 // administer them and use none, and a developer who may use all.
 type project struct {
-	t     *testing.T
+	desk
 	name  string
 	vault *gcptest.Vault
 }
@@ -51,7 +38,8 @@ func newProject(t *testing.T) *project {
 	gcptest.Emulators(t)
 	random := make([]byte, 4)
 	rand.Read(random) // never fails
-	p := &project{t: t, name: "p-" + hex.EncodeToString(random), vault: gcptest.NewVault(t)}
+	p := &project{name: "p-" + hex.EncodeToString(random), vault: gcptest.NewVault(t)}
+	p.desk = desk{t, []string{"--backend", "gcp:" + p.name}}
 	pipeline, err := home.ReadPipeline()
 	if err != nil {
 		t.Fatal(err)
@@ -102,39 +90,6 @@ func (p *project) key(name string) string {
 
 func (p *project) secret(name string) string {
 	return "projects/" + p.name + "/secrets/" + strings.ReplaceAll(name, "/", "--")
-}
-
-// run runs a command as the operator, and gives what it printed.
-func (p *project) run(in string, args ...string) (string, error) {
-	cmd := exec.CommandContext(p.t.Context(), os.Args[0], append([]string{"--backend", "gcp:" + p.name}, args...)...)
-	cmd.Dir, cmd.Stdin = p.t.TempDir(), strings.NewReader(in)
-	cmd.Env = append(os.Environ(), "SLUIS_TEST_COMMAND=1", "SLUIS_IDENTITY="+operator)
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	err := cmd.Run()
-	if files, _ := os.ReadDir(cmd.Dir); len(files) > 0 {
-		p.t.Errorf("%q left %v on this machine", args, files)
-	}
-	return out.String(), err
-}
-
-// prints runs a command that must work, and print something.
-func (p *project) prints(want, in string, args ...string) []string {
-	p.t.Helper()
-	out, err := p.run(in, args...)
-	found := regexp.MustCompile(want).FindStringSubmatch(out)
-	if err != nil || found == nil {
-		p.t.Fatalf("%q: %v, want %s:\n%s", args, err, want, out)
-	}
-	return found
-}
-
-// refuses runs a command that must fail, and say why.
-func (p *project) refuses(want, in string, args ...string) {
-	p.t.Helper()
-	if out, err := p.run(in, args...); err == nil || !regexp.MustCompile(want).MatchString(out) {
-		p.t.Errorf("%q: %v, want %s:\n%s", args, err, want, out)
-	}
 }
 
 // TestOperatorInCloud: every command works on Google Cloud, with no more than an operator's roles.
@@ -280,16 +235,23 @@ func TestServeInCloud(t *testing.T) {
 	}
 }
 
-// TestServeBesideFunctions: a project whose functions are deployed is refused, as they would handle every event too.
+// TestServeBesideFunctions: a project whose functions are deployed is refused, as they would handle every event too; and so
+// is one whose keys nobody names.
 func TestServeBesideFunctions(t *testing.T) {
 	p := newProject(t)
-	gcptest.Push(t, p.name, domain.TopicSession, "extract", "http://127.0.0.1:1/")
 	set := p.settings()
 	set.API, set.Pages = "127.0.0.1:0", "127.0.0.1:0"
-	if h, err := home.Open(t.Context(), set); err == nil || !strings.Contains(err.Error(), "functions are deployed") {
-		t.Errorf("it opens: %v", err)
-		if h != nil {
-			_ = h.Close()
+	refused := func(why string) {
+		t.Helper()
+		if h, err := home.Open(t.Context(), set); err == nil || !strings.Contains(err.Error(), why) {
+			t.Errorf("it opens, or says another reason: %v", err)
+			if h != nil {
+				_ = h.Close()
+			}
 		}
 	}
+	gcptest.Push(t, p.name, domain.TopicSession, "extract", "http://127.0.0.1:1/")
+	refused("functions are deployed")
+	t.Setenv("SLUIS_KEY_OUTER", "")
+	refused("set SLUIS_KEY_OUTER")
 }

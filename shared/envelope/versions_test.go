@@ -37,8 +37,13 @@ func TestKeyContract(t *testing.T) {
 			k.Versions(KeyPortfolio)
 		}})
 	numbers(2)
-	rotate() // the number of a disabled version is not used again
+	rotate()
 	numbers(2, 3)
+	if err := Disable(dir, string(KeyPortfolio), 2); err != nil {
+		t.Error(err)
+	}
+	rotate() // and not under the number of one that was disabled
+	numbers(3, 4)
 	if err := Disable(dir, string(KeyPortfolio), 1); err == nil {
 		t.Error("a version is disabled twice")
 	}

@@ -3,6 +3,8 @@ package home
 import (
 	"context"
 	"crypto"
+	"fmt"
+	"strings"
 
 	"sluis.internal/shared/backend/gcp"
 	"sluis.internal/shared/domain"
@@ -38,6 +40,11 @@ func (b *Backend) Keys(ctx context.Context) (*Keys, error) {
 }
 
 func cloudKeys(ctx context.Context, c *gcp.Cloud) (*Keys, error) {
+	for _, name := range append([]string{"certificate"}, rotating...) {
+		if variable := "SLUIS_KEY_" + strings.ToUpper(name); gcp.Setting(variable) == "" {
+			return nil, fmt.Errorf("opening keys: set %s to the resource name of the key %s", variable, name)
+		}
+	}
 	if err := c.Hold(ctx, "pseudonym", "link"); err != nil {
 		return nil, err
 	}
