@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"sluis.internal/functions/sluis/home"
 	"sluis.internal/functions/sluis/journey"
@@ -152,7 +153,7 @@ func TestDeadLettersInCloud(t *testing.T) {
 			return &domain.Error{Kind: domain.Internal, Code: "no_way"}
 		}})
 	}()
-	for letters := []domain.DeadLetter(nil); len(letters) < 2; {
+	for letters := []domain.DeadLetter(nil); len(letters) < 2; time.Sleep(50 * time.Millisecond) {
 		var err error
 		if letters, err = cloud.DeadLetters(t.Context(), 10); err != nil {
 			t.Fatal(err)
