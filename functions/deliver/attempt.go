@@ -23,8 +23,12 @@ type trip struct {
 }
 
 // Deliver tries one delivery that is due. The attempt, the delivery's new state, what it says of the endpoint, the
-// next event and the audit entry are one transaction. If that fails, the event comes again, and with it the attempt.
+// next event and the audit entry are one transaction. If that fails, the event comes again, and with it the attempt. An
+// event that names an endpoint has its secrets looked after.
 func (s *Service) Deliver(ctx context.Context, e domain.Event) error {
+	if id, err := domain.ParseID[domain.EndpointID](e.Subject); err == nil {
+		return s.rewrap(ctx, id)
+	}
 	id, err := domain.ParseID[domain.DeliveryID](e.Subject)
 	if err != nil {
 		return err

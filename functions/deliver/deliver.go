@@ -32,7 +32,7 @@ import (
 )
 
 // Service is the ports of this function. The three deployables that come from it each hold only what they need: Notify
-// the Store, Deliver also Open and Sender, the endpoints also Door, Rules and Close. Whoever takes a secret in cannot
+// the Store, Deliver also Open, Renew and Sender, the endpoints also Door, Rules and Close. Whoever takes a secret in cannot
 // read it again.
 type Service struct {
 	Store  domain.Store
@@ -41,13 +41,14 @@ type Service struct {
 	Rules  webhook.Rules    // where clients may have webhooks sent
 	Close  domain.Encrypter // the webhook key, to keep an endpoint's secret
 	Open   domain.Decrypter // the webhook key, to sign
+	Renew  domain.Rewrapper // the webhook key, after its rotation
 	Sender Sender
 }
 
 // New makes the service. allow are the private addresses that webhooks may go to.
-func New(store domain.Store, env domain.Env, door *serve.Door, closing domain.Encrypter, opening domain.Decrypter, allow []netip.AddrPort) *Service {
+func New(store domain.Store, env domain.Env, door *serve.Door, closing domain.Encrypter, opening domain.Decrypter, renewing domain.Rewrapper, allow []netip.AddrPort) *Service {
 	rules := webhook.Rules{Allow: allow}
-	return &Service{Store: store, Env: env, Door: door, Rules: rules, Close: closing, Open: opening, Sender: webhook.NewSender(env, webhook.Options{Rules: rules})}
+	return &Service{Store: store, Env: env, Door: door, Rules: rules, Close: closing, Open: opening, Renew: renewing, Sender: webhook.NewSender(env, webhook.Options{Rules: rules})}
 }
 
 // Sender makes one attempt; *webhook.Sender does. An error means that nothing can be said of the endpoint.

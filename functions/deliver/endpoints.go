@@ -90,7 +90,7 @@ func (s *Service) createEndpoint(ctx context.Context, c *serve.Call) (serve.Answ
 	}
 	now := s.Env.Now()
 	ep := &domain.Endpoint{ID: domain.NewID[domain.EndpointID](s.Env), ClientID: c.Principal.ClientID, URL: in.URL,
-		Types: in.Types, State: domain.EndpointEnabled, CreatedAt: now, UpdatedAt: now}
+		Types: in.Types, State: domain.EndpointEnabled, CreatedAt: now, UpdatedAt: now, RewrapAt: now.Add(domain.RewrapEvery)}
 	secret, sealed, err := s.newSecret(ep)
 	if err != nil {
 		return serve.Answer{}, err
@@ -275,7 +275,7 @@ func (s *Service) patchEndpoint(ctx context.Context, c *serve.Call) (serve.Answe
 // removeEndpoint ends an endpoint for good and destroys its secrets.
 func (s *Service) removeEndpoint(ctx context.Context, c *serve.Call) (serve.Answer, error) {
 	_, err := s.change(ctx, c, "endpoint.removed", func(ep *domain.Endpoint) error {
-		ep.Secret, ep.Previous, ep.PreviousEnds = nil, nil, domain.Time{}
+		ep.Secret, ep.Previous, ep.PreviousEnds, ep.RewrapAt = nil, nil, domain.Time{}, domain.Time{}
 		webhook.Succeeded(ep)
 		return ep.Move(domain.EndpointRemoved, s.Env.Now())
 	})

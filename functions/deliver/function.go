@@ -17,5 +17,5 @@ func init() {
 
 func wire(c *gcp.Cloud) *Service {
 	door := serve.NewDoor(c.Backend, c.Env, c.Held["pseudonym"], gcp.Proxies)
-	return New(c.Backend, c.Env, door, gcp.Closing(c.KMS, "webhook"), envelope.Remembering(gcp.Opening(c.KMS, "webhook"), c.Env), c.Webhooks)
+	return New(c.Backend, c.Env, door, gcp.Closing(c.KMS, "webhook"), envelope.Remembering(gcp.Opening(c.KMS, "webhook"), c.Env), gcp.Renewing(c.KMS, "webhook"), c.Webhooks)
 }

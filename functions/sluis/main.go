@@ -8,6 +8,7 @@
 //	sluis dead-letters    list events that were given up, and put them back
 //	sluis audit           export the audit entries
 //	sluis secret, rotate  custodians' API credentials; new encryption keys
+//	sluis versions        which versions of keys are still needed; re-wrap what older ones closed; disable one
 //	sluis flow            draw the pipeline
 package main
 
@@ -25,7 +26,7 @@ import (
 // options stand before every command.
 type options struct {
 	Data     string `help:"Directory of the database and the local keys: sluis-data if left out; for demo a new one that is removed afterwards." env:"SLUIS_DATA"`
-	Backend  string `help:"Where documents lie: sqlite:PATH. Empty means sluis.db in the data directory." env:"SLUIS_BACKEND"`
+	Backend  string `help:"Where everything lies: sqlite:PATH on this machine, or gcp:PROJECT[/DATABASE] in Google Cloud, with the keys that the environment names. Empty means sluis.db in the data directory." env:"SLUIS_BACKEND"`
 	LogLevel string `help:"debug, info, warn or error; warn if left out, and error for demo, whose banks fail on purpose." default:"" enum:",debug,info,warn,error" env:"SLUIS_LOG_LEVEL"`
 }
 
@@ -47,7 +48,8 @@ type commands struct {
 	DeadLetters deadLetterCommands `cmd:"" name:"dead-letters" help:"Events that were given up."`
 	Audit       auditCommand       `cmd:"" help:"Export the audit entries as CloudEvents, one JSON object a line."`
 	Secret      secretCommands     `cmd:"" help:"Custodians' API credentials."`
-	Rotate      rotateCommand      `cmd:"" help:"Make a new local key; older ones still open what they closed."`
+	Rotate      rotateCommand      `cmd:"" help:"Make a new version of a key; older ones still open what they closed."`
+	Versions    versionCommands    `cmd:"" help:"Versions of the encryption keys, and what still needs them."`
 	Flow        flowCommand        `cmd:"" help:"Draw the pipeline as a Mermaid flowchart."`
 }
 

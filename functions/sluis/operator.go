@@ -15,7 +15,6 @@ import (
 	"sluis.internal/functions/consent"
 	"sluis.internal/functions/sluis/home"
 	"sluis.internal/shared/domain"
-	"sluis.internal/shared/envelope"
 )
 
 type clientCommands struct {
@@ -248,27 +247,27 @@ type secretSet struct {
 }
 
 // Run reads the value from standard input, so that it stands in no process list and no shell history.
-func (c secretSet) Run(o *options) error {
-	value, err := io.ReadAll(io.LimitReader(os.Stdin, 64<<10))
+func (c secretSet) Run(ctx context.Context, o *options) error {
+	raw, err := io.ReadAll(io.LimitReader(os.Stdin, 64<<10))
 	if err != nil {
 		return err
 	}
-	secrets, err := envelope.OpenSecrets(home.KeysIn(o.data()))
-	if err != nil {
-		return err
-	}
-	return secrets.Set(c.Name, domain.NewSecret([]byte(strings.TrimRight(string(value), "\r\n"))))
+	value := domain.NewSecret([]byte(strings.TrimRight(string(raw), "\r\n")))
+	return withStore(ctx, o, func(b *home.Backend) error { return b.SetSecret(ctx, c.Name, value) })
 }
 
 type rotateCommand struct {
 	Key string `arg:"" enum:"inner,outer,session,display,portfolio,webhook" help:"inner, outer, session, display, portfolio or webhook."`
 }
 
-func (c rotateCommand) Run(o *options) error {
-	if c.Key == "inner" {
-		return envelope.RotateInner(home.KeysIn(o.data()))
-	}
-	return envelope.Rotate(home.KeysIn(o.data()), envelope.KeyName(c.Key))
+func (c rotateCommand) Run(ctx context.Context, o *options) error {
+	return withStore(ctx, o, func(b *home.Backend) error {
+		made, err := b.Rotate(ctx, c.Key)
+		if err == nil {
+			fmt.Println("a new version closes from now on, and lies in", made)
+		}
+		return err
+	})
 }
 
 // withStore opens the backend for one command.

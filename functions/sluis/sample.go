@@ -20,21 +20,22 @@ import (
 // membership is what the sample client was given when it was added as a client: it lies beside the sandbox bank's
 // memory, as a real client would keep its own.
 type membership struct {
-	Own    string `json:"own"` // its address then; at another one it is added anew
-	Token  string `json:"token"`
-	Secret string `json:"secret,omitempty"` // of its webhook endpoint
+	Own     string `json:"own"`               // its address then; at another one it is added anew
+	Backend string `json:"backend,omitempty"` // likewise: where its client lies
+	Token   string `json:"token"`
+	Secret  string `json:"secret,omitempty"` // of its webhook endpoint
 }
 
 // serveSample serves the sample client at l. The home must have begun.
-func serveSample(ctx context.Context, h *home.Home, data string, l net.Listener) error {
-	path := filepath.Join(data, "sandbox", "client.json")
-	m := membership{Own: "http://" + l.Addr().String()}
+func serveSample(ctx context.Context, h *home.Home, o *options, l net.Listener) error {
+	path := filepath.Join(o.data(), "sandbox", "client.json")
+	m := membership{Own: "http://" + l.Addr().String(), Backend: o.Backend}
 	var kept membership
 	raw, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err == nil && json.Unmarshal(raw, &kept) == nil && kept.Own == m.Own {
+	if err == nil && json.Unmarshal(raw, &kept) == nil && kept.Own == m.Own && kept.Backend == m.Backend {
 		m = kept
 	} else if err := join(ctx, h, &m, path); err != nil {
 		return err

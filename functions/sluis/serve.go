@@ -46,7 +46,7 @@ func (c serveCommand) Run(ctx context.Context, o *options) error {
 	}
 	h.Begin(ctx)
 	if sample != nil {
-		if err := serveSample(ctx, h, o.data(), sample); err != nil {
+		if err := serveSample(ctx, h, o, sample); err != nil {
 			return errors.Join(err, h.Stop())
 		}
 	}
@@ -57,7 +57,7 @@ func (c serveCommand) Run(ctx context.Context, o *options) error {
 // greet prints the addresses to open.
 func greet(h *home.Home, sample net.Listener, begun time.Time) {
 	w := os.Stdout
-	fmt.Fprintf(w, "%s\n\n", h.Keys.Banner())
+	fmt.Fprintf(w, "%s\n\n", h.Keys.Banner)
 	if sample != nil {
 		fmt.Fprintf(w, "  Sample client   http://%s   begin here\n", sample.Addr())
 	}

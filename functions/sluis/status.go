@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"sluis.internal/functions/sluis/home"
@@ -23,7 +24,11 @@ func (statusCommand) Run(ctx context.Context, o *options) error {
 			return err
 		}
 		return errors.Join(table("KIND\tDOCUMENTS\tBYTES", len(stocks), func(i int) string {
-			return fmt.Sprintf("%s\t%d\t%d", stocks[i].Of, stocks[i].Count, stocks[i].Bytes)
+			bytes := "-" // not counted where documents would have to be read for it
+			if stocks[i].Bytes >= 0 {
+				bytes = strconv.FormatInt(stocks[i].Bytes, 10)
+			}
+			return fmt.Sprintf("%s\t%d\t%s", stocks[i].Of, stocks[i].Count, bytes)
 		}), table("\nTOPIC\tEVENTS\tSTATE\tOLDEST", len(waiting), func(i int) string {
 			w := waiting[i]
 			return fmt.Sprintf("%s\t%d\t%s\t%s", w.Topic, w.Count, w.State, w.Oldest.Round(time.Second))

@@ -116,12 +116,23 @@ type DataKey struct {
 	ConnectionID ConnectionID `json:"connection_id"`
 	ClientID     ClientID     `json:"client_id"`
 	ConsentID    ConsentID    `json:"consent_id"`
+	Custodian    CustodianID  `json:"custodian"`
 	Wrapped      []byte       `json:"wrapped"`
 	CreatedAt    Time         `json:"created_at"`
+	RewrapAt     Time         `json:"rewrap_at"` // when to look whether an older version of the portfolio key wrapped it
 }
 
 func (*DataKey) Kind() DocumentKind { return "data_key" }
 func (k *DataKey) Key() string      { return string(k.ConnectionID) }
+
+// Look implements Aging. Extraction does it.
+func (k *DataKey) Look(until, next Time) (due bool, e Event) {
+	if !k.RewrapAt.Before(until) {
+		return false, Event{}
+	}
+	k.RewrapAt = next
+	return true, Event{Topic: TopicSession, Subject: k.Key(), Custodian: k.Custodian, Lane: string(k.ClientID)}
+}
 
 // Binding is what both gates and every keyset are tied to: a ciphertext moved to another client, consent, connection
 // or custodian does not open.

@@ -143,6 +143,25 @@ type Decrypter interface {
 	Decrypt(ciphertext, associatedData []byte) ([]byte, error)
 }
 
+// Rewrapper closes anew, under the newest version of its key, what an older version closed, so that the older one may
+// be disabled. It gives nil for what the newest closed already. What is inside, the caller does not see.
+type Rewrapper interface {
+	Rewrap(ciphertext, associatedData []byte) ([]byte, error)
+}
+
+// RewrapEvery is how often it is looked whether what is kept for long was closed by an older version of its key.
+// Credentials are left alone: whoever could close them anew could both open and close them, and a consent ends within
+// MaxConsent.
+const RewrapEvery = 30 * 24 * time.Hour
+
+// Aging is a document with something closed that is kept for long.
+type Aging interface {
+	Document
+	// Look says whether the time to look at what closed it lies before until, and gives the event that has it looked at;
+	// the document then notes the next time.
+	Look(until, next Time) (due bool, e Event)
+}
+
 // Secrets reads named secrets: custodians' API credentials, certificates. It returns ErrNotFound for an unknown name.
 type Secrets interface {
 	Secret(ctx context.Context, name string) (Secret, error)

@@ -67,6 +67,7 @@ type Endpoint struct {
 	Secret       []byte        `json:"secret"`             // the Standard Webhooks secret, sealed under the webhook key
 	Previous     []byte        `json:"previous,omitempty"` // during a rotation: signs beside Secret until PreviousEnds
 	PreviousEnds Time          `json:"previous_ends,omitzero"`
+	RewrapAt     Time          `json:"rewrap_at,omitzero"` // when to look whether an older version of the webhook key sealed them
 	FailingSince Time          `json:"failing_since,omitzero"`
 	OpenAfter    Time          `json:"open_after,omitzero"` // the breaker: nothing is sent before then
 	Failures     int           `json:"failures"`            // in a row
@@ -76,6 +77,15 @@ type Endpoint struct {
 
 func (*Endpoint) Kind() DocumentKind { return "endpoint" }
 func (e *Endpoint) Key() string      { return string(e.ID) }
+
+// Look implements Aging. Deliver does it.
+func (e *Endpoint) Look(until, next Time) (due bool, event Event) {
+	if !e.RewrapAt.Before(until) || e.State == EndpointRemoved {
+		return false, Event{}
+	}
+	e.RewrapAt = next
+	return true, Event{Topic: TopicDelivery, Subject: e.Key(), Lane: string(e.ClientID)}
+}
 
 // EndpointState says whether webhooks are sent there.
 type EndpointState string

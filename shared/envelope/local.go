@@ -127,8 +127,8 @@ func (k *Keys) Decrypter(name KeyName) domain.Decrypter { return openingHalf{k.s
 // PortfolioKey is both halves of KeyPortfolio, for a Closer.
 func (k *Keys) PortfolioKey() WrappingKey { return k.sets[KeyPortfolio] }
 
-// publics are the keys of the inner gate, oldest first.
-func (k *Keys) publics() ([]crypto.PublicKey, error) {
+// InnerPublics are the public halves of the inner gate's keys, oldest first. It waits until there is one.
+func (k *Keys) InnerPublics() ([]crypto.PublicKey, error) {
 	all, err := k.inner()
 	public := make([]crypto.PublicKey, len(all))
 	for i, key := range all {
@@ -138,21 +138,24 @@ func (k *Keys) publics() ([]crypto.PublicKey, error) {
 }
 
 // InnerPublic describes the key that the inner gate is closed to at present. It waits until there is one.
-func (k *Keys) InnerPublic() (JWK, error) { return Inner(k.publics).Public() }
+func (k *Keys) InnerPublic() (JWK, error) { return Inner(k.InnerPublics).Public() }
 
 // InnerKids lists the keys that the inner gate may have been closed to. It waits until there is one.
-func (k *Keys) InnerKids() ([]string, error) { return Inner(k.publics).Kids() }
+func (k *Keys) InnerKids() ([]string, error) { return Inner(k.InnerPublics).Kids() }
 
 // InnerDecrypters are the inner gate's opening halves by kid: an InnerKeys. It waits until there is one.
 func (k *Keys) InnerDecrypters() (map[string]crypto.Decrypter, error) {
-	return ByKid(func() ([]crypto.Decrypter, error) {
-		all, err := k.inner()
-		open := make([]crypto.Decrypter, len(all))
-		for i, key := range all {
-			open[i] = innerHalf{key}
-		}
-		return open, err
-	})()
+	return ByKid(k.InnerPrivates)()
+}
+
+// InnerPrivates are the inner gate's opening halves, oldest first. It waits until there is one.
+func (k *Keys) InnerPrivates() ([]crypto.Decrypter, error) {
+	all, err := k.inner()
+	open := make([]crypto.Decrypter, len(all))
+	for i, key := range all {
+		open[i] = innerHalf{key}
+	}
+	return open, err
 }
 
 // CertificateSigner signs certificates of erasure with Ed25519 (sign the message itself, with crypto.Hash(0)).
@@ -201,7 +204,11 @@ func rotate(dir, name string, fresh func() ([]byte, error)) error {
 	if err != nil {
 		return err
 	}
-	for n := len(paths) + 1; ; n++ {
+	n := 1
+	if len(paths) > 0 {
+		n = numberOf(paths[len(paths)-1]) + 1 // and not how many there are: older ones may have been taken away
+	}
+	for ; ; n++ {
 		if err := createPrivate(numbered(dir, name, n), content); !errors.Is(err, fs.ErrExist) {
 			return err
 		}
@@ -212,7 +219,7 @@ func numbered(dir, name string, n int) string {
 	return filepath.Join(dir, fmt.Sprintf("%s-%04d.key", name, n))
 }
 
-var numberedShape = regexp.MustCompile(`^([a-z]+)-[0-9]{4}\.key$`)
+var numberedShape = regexp.MustCompile(`^([a-z]+)-([0-9]{4})\.key$`)
 
 // list finds the files of a key, oldest first.
 func list(dir, name string) ([]string, error) {

@@ -92,9 +92,15 @@ func readKeysets(files [][]byte) ([]tink.AEAD, error) {
 		if err != nil {
 			return nil, fmt.Errorf("the file is damaged; restore it from a copy: %w", err)
 		}
-		all = append(all, key)
+		all = append(all, tagged{key, handle.KeysetInfo().GetPrimaryKeyId()})
 	}
 	return all, nil
+}
+
+// tagged is a key with the number that Tink begins with whatever it closes.
+type tagged struct {
+	tink.AEAD
+	id uint32
 }
 
 func readInner(files [][]byte) ([]*rsa.PrivateKey, error) {

@@ -35,7 +35,8 @@ func (c *Closer) NewDataKey(b domain.Binding) (*domain.DataKey, error) {
 	if b.ClientID == "" || b.ConsentID == "" || b.ConnectionID == "" {
 		return nil, fmt.Errorf("making data key: want client, consent and connection")
 	}
-	k := &domain.DataKey{ConnectionID: b.ConnectionID, ClientID: b.ClientID, ConsentID: b.ConsentID, CreatedAt: c.ring.env.Now()}
+	k := &domain.DataKey{ConnectionID: b.ConnectionID, ClientID: b.ClientID, ConsentID: b.ConsentID, Custodian: b.Custodian, CreatedAt: c.ring.env.Now()}
+	k.RewrapAt = k.CreatedAt.Add(domain.RewrapEvery)
 	var err error
 	_, k.Wrapped, err = c.ring.newKeyset(keysetLabel(k))
 	if err != nil {

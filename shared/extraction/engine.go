@@ -35,6 +35,7 @@ type Engine struct {
 	State     envelope.WrappingKey // a suspended session's state
 	Display   domain.Encrypter     // what a challenge shows
 	Portfolio *envelope.Closer     // portfolio data
+	Rewrapper domain.Rewrapper     // of the portfolio key
 	Pseudonym domain.Secret        // keys account identifiers and part digests
 	Lease     time.Duration        // how long a session is a dead worker's; 0 means 30 s
 }
@@ -49,8 +50,11 @@ const (
 )
 
 // Run takes the session that an event names one step further, whatever step that is, and closes it at the bank if it
-// has ended.
+// has ended. An event that names a connection has its keyset looked after.
 func (e *Engine) Run(ctx context.Context, event domain.Event) error {
+	if id, err := domain.ParseID[domain.ConnectionID](event.Subject); err == nil {
+		return e.rewrap(ctx, id)
+	}
 	s, err := e.session(ctx, domain.SessionID(event.Subject))
 	if err != nil {
 		if domain.KindOf(err) == domain.NotFound {

@@ -394,7 +394,7 @@ func (r *reading) fresh(tx domain.Tx) ([]*domain.Part, error) {
 	}
 	key := &domain.DataKey{ConnectionID: r.key.ConnectionID}
 	err := tx.Get(key)
-	if domain.KindOf(err) == domain.NotFound || err == nil && !bytes.Equal(key.Wrapped, r.key.Wrapped) {
+	if domain.KindOf(err) == domain.NotFound || err == nil && !sameKeyset(key, r.key) {
 		return nil, &domain.Error{Kind: domain.Unavailable, Code: "data_erased", Message: "the data was erased while it was read"}
 	}
 	if err != nil {

@@ -17,6 +17,7 @@ type Keys interface {
 	Closing(name string) domain.Encrypter
 	Opening(name string) domain.Decrypter
 	Decrypters(name string) func() ([]crypto.Decrypter, error)
+	Renewing(name string) domain.Rewrapper
 }
 
 // New makes the engine of a deployed function, without its connector. SLUIS_SANDBOX (host:port) and SLUIS_SANDBOX_CA (a
@@ -42,6 +43,7 @@ func New(store domain.Store, env domain.Env, c domain.Custodian, keys Keys, secr
 		State:     envelope.NewShared(whole{keys.Closing("session"), keys.Opening("session")}, env, "session"),
 		Display:   keys.Closing("display"),
 		Portfolio: envelope.NewCloser(whole{keys.Closing("portfolio"), keys.Opening("portfolio")}, env),
+		Rewrapper: keys.Renewing("portfolio"),
 		Pseudonym: pseudonym}, nil
 }
 

@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"sluis.internal/functions/sluis/journey"
-	"sluis.internal/shared/backend/sql"
+	"sluis.internal/shared/backend"
 	"sluis.internal/shared/domain"
 )
 
@@ -88,7 +88,7 @@ func barred(state domain.ClientState) func(*play) error {
 		p.become(state)
 		return p.until(func() (bool, error) {
 			backlog, err := p.Home.Pending(p.t.Context())
-			return !slices.ContainsFunc(backlog, func(l sql.Backlog) bool { return l.Topic == domain.TopicDelivery && l.State == "leased" }), err
+			return !slices.ContainsFunc(backlog, func(l backend.Backlog) bool { return l.Topic == domain.TopicDelivery && l.State == "leased" }), err
 		})
 	}
 }

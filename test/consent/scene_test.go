@@ -33,7 +33,7 @@ import (
 	"sluis.internal/functions/sluis/home"
 	"sluis.internal/functions/sluis/journey"
 	"sluis.internal/schemas"
-	"sluis.internal/shared/backend/sql"
+	"sluis.internal/shared/backend"
 	"sluis.internal/shared/domain"
 )
 
@@ -184,7 +184,7 @@ func (s *scene) rest() {
 	quiet := 0
 	err := s.until(func() (bool, error) {
 		backlog, err := s.Home.Pending(s.t.Context())
-		busy := slices.ContainsFunc(backlog, func(l sql.Backlog) bool { return l.State == "due" || l.State == "leased" })
+		busy := slices.ContainsFunc(backlog, func(l backend.Backlog) bool { return l.State == "due" || l.State == "leased" })
 		if quiet++; busy {
 			quiet = 0
 		}

@@ -17,7 +17,7 @@ import (
 	bank "sluis.internal/functions/sandbox/comdirect"
 	"sluis.internal/functions/sluis/home"
 	"sluis.internal/functions/sluis/journey"
-	"sluis.internal/shared/backend/sql"
+	"sluis.internal/shared/backend"
 	"sluis.internal/shared/envelope"
 	"sluis.internal/test/house"
 )
@@ -307,7 +307,7 @@ func (l *lane) judge(ctx context.Context, r *run, walkers []*Walker, since time.
 // off when it is time.
 func (l *lane) drain(ctx context.Context, b *home.Backend) error {
 	l.later(leases)
-	var pending []sql.Backlog
+	var pending []backend.Backlog
 	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline) && ctx.Err() == nil; {
 		var err error
 		if pending, err = b.Pending(ctx); err != nil {
@@ -316,7 +316,7 @@ func (l *lane) drain(ctx context.Context, b *home.Backend) error {
 		if len(pending) == 0 {
 			return nil
 		}
-		if !slices.ContainsFunc(pending, func(p sql.Backlog) bool { return p.State != "delayed" }) {
+		if !slices.ContainsFunc(pending, func(p backend.Backlog) bool { return p.State != "delayed" }) {
 			l.later(30 * time.Second)
 		}
 		time.Sleep(50 * time.Millisecond)

@@ -97,7 +97,7 @@ func stage(t *testing.T, r *rogue) *journey.Stage {
 		}}, nil)
 	must(t, err)
 	t.Cleanup(func() { must(t, s.Close()) })
-	_, err = s.Home.Keys.InnerPublic() // it is made in the background, and would outlive the directory
+	_, err = s.Home.Keys.Inner.Public() // it is made in the background, and would outlive the directory
 	must(t, err)
 	return s
 }

@@ -213,7 +213,7 @@ func (b *bed) anew() error {
 
 // seal makes a good credential, as the page would.
 func (b *bed) seal() error {
-	jwk, err := b.home.Keys.InnerPublic()
+	jwk, err := b.home.Keys.Inner.Public()
 	if err != nil {
 		return err
 	}

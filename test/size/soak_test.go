@@ -23,7 +23,7 @@ import (
 	"sluis.internal/functions/sluis/home"
 	"sluis.internal/functions/sluis/journey"
 	"sluis.internal/schemas"
-	"sluis.internal/shared/backend/sql"
+	"sluis.internal/shared/backend"
 	"sluis.internal/shared/domain"
 	"sluis.internal/test/house"
 )
@@ -272,13 +272,13 @@ type sample struct {
 	files int
 	disk  int64 // bytes of all files in the data directory
 	log   int64 // of them, of the write-ahead log
-	held  map[domain.DocumentKind]sql.Stock
+	held  map[domain.DocumentKind]backend.Stock
 	waits map[domain.Topic]int // events that are not due yet
 }
 
 func (s *soak) look(t *testing.T) sample {
 	t.Helper()
-	now := sample{figures: ask(t, s.House), held: map[domain.DocumentKind]sql.Stock{}, waits: map[domain.Topic]int{}}
+	now := sample{figures: ask(t, s.House), held: map[domain.DocumentKind]backend.Stock{}, waits: map[domain.Topic]int{}}
 	now.rss, now.files = status(t, s.House, "VmRSS"), files(t, s.House)
 	for _, stock := range s.stocks(t) {
 		now.held[stock.Of] = stock
@@ -307,7 +307,7 @@ func (s *soak) look(t *testing.T) sample {
 	return now
 }
 
-func (s *soak) stocks(t *testing.T) (all []sql.Stock) {
+func (s *soak) stocks(t *testing.T) (all []backend.Stock) {
 	t.Helper()
 	s.withStore(t, func(b *home.Backend) {
 		var err error

@@ -10,11 +10,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -36,7 +38,7 @@ import (
 // Settings say how a home is set up. The zero value of every field but Data means a good choice.
 type Settings struct {
 	Data    string // directory of the database, the local keys and the sandbox bank's memory
-	Backend string // sqlite:PATH; empty means sluis.db in Data
+	Backend string // sqlite:PATH or gcp:PROJECT[/DATABASE]; empty means sluis.db in Data
 	Env     domain.Env
 
 	API, Pages string           // addresses to listen on
@@ -63,7 +65,7 @@ type BankAddress struct {
 // Home is every function wired to one backend, as pipeline.json says, in one process.
 type Home struct {
 	*Backend
-	Keys     *envelope.Keys
+	Keys     *Keys
 	Bank     *bank.Bank // nil where none runs here
 	Handlers map[domain.Topic]domain.Handler
 
@@ -92,11 +94,7 @@ func Open(ctx context.Context, s Settings) (h *Home, err error) {
 			err = errors.Join(err, h.Close())
 		}
 	}()
-	if h.Keys, err = envelope.LocalKeys(KeysIn(s.Data)); err != nil {
-		return h, err
-	}
-	secrets, err := envelope.OpenSecrets(KeysIn(s.Data))
-	if err != nil {
+	if h.Keys, err = b.Keys(ctx); err != nil {
 		return h, err
 	}
 	if s.Bank != "" {
@@ -111,8 +109,10 @@ func Open(ctx context.Context, s Settings) (h *Home, err error) {
 	if h.pages, err = net.Listen("tcp", s.Pages); err != nil {
 		return h, Listening("investor pages", "--pages", err)
 	}
-	h.extraction(ctx, bankSecrets{secrets}, s)
-	return h, h.wire(s)
+	if err = h.extraction(ctx, bankSecrets{h.Keys.Secrets}, s); err != nil {
+		return h, err
+	}
+	return h, h.wire(ctx, s)
 }
 
 // Listening says that an address cannot be listened on, and by which flag to choose another.
@@ -153,35 +153,25 @@ func (s bankSecrets) Secret(ctx context.Context, name string) (domain.Secret, er
 
 // extraction makes an engine for each custodian that can be reached from here: those whose secrets are configured,
 // and the sandbox bank if it runs.
-func (h *Home) extraction(ctx context.Context, secrets domain.Secrets, s Settings) {
-	at := s.BankAt
-	transport := extraction.TransportOptions{}
-	sandbox := transport
-	if at != nil {
-		sandbox.RootCAs = at.CA
-		sandbox.DialTo = map[string]string{bank.HostName: at.Address}
-	}
+func (h *Home) extraction(ctx context.Context, secrets domain.Secrets, s Settings) error {
 	for _, c := range h.contracts.Custodians {
-		if c.Sandbox && at == nil || !configured(ctx, secrets, c) {
+		if c.Sandbox && s.BankAt == nil || !configured(ctx, secrets, c) {
 			continue
 		}
-		network := transport
+		engine, err := extraction.New(h, h.Env, c, h.Keys, secrets, h.Keys.Pseudonym)
+		if err != nil {
+			return err
+		}
 		if c.Sandbox {
-			network = sandbox
+			engine.Network = extraction.Transport(extraction.TransportOptions{RootCAs: s.BankAt.CA, DialTo: map[string]string{bank.HostName: s.BankAt.Address}})
 		}
-		h.custodians = append(h.custodians, c)
-		engine := comdirect.New(extraction.Engine{Store: h, Env: h.Env, Custodian: c,
-			Network: extraction.Transport(network), Secrets: secrets,
-			Opener:    envelope.NewOpener(h.Keys.Decrypter(envelope.KeyOuter), h.Keys.InnerDecrypters),
-			State:     stateKey{h.Keys.Encrypter(envelope.KeySession), h.Keys.Decrypter(envelope.KeySession)},
-			Display:   h.Keys.Encrypter(envelope.KeyDisplay),
-			Portfolio: envelope.NewCloser(h.Keys.PortfolioKey(), h.Env), Pseudonym: h.Keys.Pseudonym(),
-			Lease: 15 * time.Second})
+		engine.Lease = 15 * time.Second
+		h.custodians, h.engines[c.ID] = append(h.custodians, c), comdirect.New(engine)
 		if s.Connector != nil {
-			engine.Connector = s.Connector(engine.Connector)
+			h.engines[c.ID].Connector = s.Connector(h.engines[c.ID].Connector)
 		}
-		h.engines[c.ID] = engine
 	}
+	return nil
 }
 
 func configured(ctx context.Context, secrets domain.Secrets, c domain.Custodian) bool {
@@ -193,12 +183,6 @@ func configured(ctx context.Context, secrets domain.Secrets, c domain.Custodian)
 		secret.Wipe()
 	}
 	return true
-}
-
-// stateKey is both halves of the session key.
-type stateKey struct {
-	domain.Encrypter
-	domain.Decrypter
 }
 
 // Answer hands an answer to the custodian's engine: in the cloud this is a call from one function to another.
@@ -214,27 +198,33 @@ func (h *Home) Answer(ctx context.Context, c domain.CustodianID, r domain.Answer
 func (h *Home) session(ctx context.Context, e domain.Event) error {
 	engine := h.engines[e.Custodian]
 	if engine == nil {
+		if _, err := domain.ParseID[domain.ConnectionID](e.Subject); err == nil {
+			return nil // a keyset is looked after again in a month
+		}
 		return &domain.Error{Kind: domain.Unavailable, Code: "custodian_unavailable", RetryAfter: time.Minute}
 	}
 	return engine.Run(ctx, e)
 }
 
 // wire gives every function its ports, and serves its routes and topics as pipeline.json says.
-func (h *Home) wire(s Settings) error {
+func (h *Home) wire(ctx context.Context, s Settings) error {
 	p, err := ReadPipeline()
 	if err != nil {
 		return err
 	}
-	door := &serve.Door{Store: h, Env: h.Env, Limits: serve.NewLimits(cmp.Or(s.PerMinute, serve.PerMinute)), Salt: h.Keys.Pseudonym()}
-	reader := envelope.NewReader(h.Keys.Decrypter(envelope.KeyPortfolio), h.Env)
-	ask := &consent.Service{Store: h, Env: h.Env, Door: door, Custodians: h.custodians, LinkKey: h.Keys.Link(), PagesURL: h.PagesURL()}
-	gate := &seal.Service{Store: h, Env: h.Env, Door: door, Sealer: envelope.NewSealer(h.Keys.Encrypter(envelope.KeyOuter)),
-		Public: h.Keys.InnerPublic, Kids: h.Keys.InnerKids}
-	question := &challenge.Service{Store: h, Env: h.Env, Door: door, Display: h.Keys.Decrypter(envelope.KeyDisplay), Bank: h}
+	k, opening := h.Keys, h.Keys.Opening
+	door := &serve.Door{Store: h, Env: h.Env, Limits: serve.NewLimits(cmp.Or(s.PerMinute, serve.PerMinute)), Salt: k.Pseudonym}
+	reader := envelope.NewReader(opening("portfolio"), h.Env)
+	ask := &consent.Service{Store: h, Env: h.Env, Door: door, Custodians: h.custodians, LinkKey: k.Link, PagesURL: h.PagesURL()}
+	gate := &seal.Service{Store: h, Env: h.Env, Door: door, Sealer: envelope.NewSealer(k.Closing("outer")), Public: k.Inner.Public, Kids: k.Inner.Kids}
+	question := &challenge.Service{Store: h, Env: h.Env, Door: door, Display: opening("display"), Bank: h}
 	reading := &portfolio.Service{Store: h, Env: h.Env, Door: door, Opener: reader, Interval: s.Interval}
-	notices := deliver.New(h, h.Env, door, h.Keys.Encrypter(envelope.KeyWebhook), h.Keys.Decrypter(envelope.KeyWebhook), s.Webhooks)
-	removal := &erase.Service{Store: h, Env: h.Env, Door: door, Signer: h.Keys.CertificateSigner(),
-		KeyID: h.Keys.CertificateKeyID(), Forget: h.forget(reader)}
+	notices := deliver.New(h, h.Env, door, k.Closing("webhook"), opening("webhook"), k.Renewing("webhook"), s.Webhooks)
+	removal, err := erase.New(h, h.Env, door, k.Sign)
+	if err != nil {
+		return err
+	}
+	removal.Forget = h.forget(reader)
 
 	h.sweep = &sweep.Service{Store: h, Env: h.Env, Lives: h.contracts.Overdue(), Every: cmp.Or(s.Sweep, 10*time.Second), Pace: s.Pace}
 	h.Handlers = map[domain.Topic]domain.Handler{domain.TopicSession: h.session, domain.TopicNotice: notices.Notify,
@@ -243,6 +233,11 @@ func (h *Home) wire(s Settings) error {
 		"consent": func(m *http.ServeMux) { ask.Routes(m); ask.Pages(m) },
 		"seal":    gate.Routes, "challenge": question.Routes, "portfolio": reading.Routes,
 		"endpoints": notices.Routes, "erase": removal.Routes,
+	}
+	if h.cloud != nil {
+		if err := h.cloud.Subscribe(ctx, slices.Collect(maps.Keys(h.Handlers))...); err != nil {
+			return err
+		}
 	}
 	h.sites = []site{{h.api, serve.NewServer(serve.Known(front(p, "api", h.functions), nil))}, {h.pages, serve.NewServer(serve.Known(front(p, "pages", h.functions), ask.Lost()))}}
 	return nil

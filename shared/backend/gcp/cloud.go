@@ -62,9 +62,11 @@ const Proxies = 2
 // At opens Google Cloud as the environment says, for the documents that schemas declares.
 func At(schemas fs.FS) func(context.Context) (*Cloud, error) {
 	return func(ctx context.Context) (*Cloud, error) {
-		c, err := open(ctx, schemas)
+		project := os.Getenv("GOOGLE_CLOUD_PROJECT")
+		slog.SetDefault(NewLogger(os.Stderr, project, slog.LevelInfo))
+		c, err := Open(ctx, schemas, Options{Project: project, Database: os.Getenv("SLUIS_DATABASE")})
 		if err == nil {
-			err = c.hold(ctx)
+			err = c.Hold(ctx, strings.Split(os.Getenv("SLUIS_HOLDS"), ",")...)
 		}
 		if err != nil && c != nil {
 			return nil, errors.Join(err, c.Close())
@@ -73,9 +75,9 @@ func At(schemas fs.FS) func(context.Context) (*Cloud, error) {
 	}
 }
 
-// hold reads the secrets that the function holds, once: what was derived from them must stay the same.
-func (c *Cloud) hold(ctx context.Context) error {
-	for name := range strings.SplitSeq(os.Getenv("SLUIS_HOLDS"), ",") {
+// Hold reads secrets that the process holds, once: what was derived from them must stay the same.
+func (c *Cloud) Hold(ctx context.Context, names ...string) error {
+	for _, name := range names {
 		if name == "" {
 			continue
 		}
@@ -91,26 +93,28 @@ func (c *Cloud) hold(ctx context.Context) error {
 	return nil
 }
 
-func open(ctx context.Context, schemas fs.FS) (c *Cloud, err error) {
-	c = &Cloud{Held: map[string]domain.Secret{}, Env: domain.Env{Region: os.Getenv("SLUIS_REGION")}}
+// Open opens the project and database that o names, for the documents that schemas declares. The rest is as the
+// environment says, the region also where o leaves it open.
+func Open(ctx context.Context, schemas fs.FS, o Options) (c *Cloud, err error) {
+	if o.Env.Region == "" {
+		o.Env.Region = os.Getenv("SLUIS_REGION")
+	}
+	c = &Cloud{Held: map[string]domain.Secret{}, Env: o.Env}
 	if c.Contracts, err = domain.ReadContracts(schemas); err != nil {
 		return nil, err
 	}
 	if err := c.read(); err != nil {
 		return nil, err
 	}
-	project := os.Getenv("GOOGLE_CLOUD_PROJECT")
-	slog.SetDefault(NewLogger(os.Stderr, project, slog.LevelInfo))
-	if project == "" || c.Env.Region == "" {
+	if o.Project == "" || c.Env.Region == "" {
 		return nil, errors.New("opening Google Cloud: set GOOGLE_CLOUD_PROJECT and SLUIS_REGION")
 	}
-	c.Backend, err = New(ctx, Options{Env: c.Env, Project: project, Database: os.Getenv("SLUIS_DATABASE"),
-		Indexes: c.Contracts.Indexes, Kinds: c.Contracts.Kinds(), Ends: c.Contracts.Ends()})
-	if err != nil {
+	o.Indexes, o.Kinds, o.Ends = c.Contracts.Indexes, c.Contracts.Kinds(), c.Contracts.Ends()
+	if c.Backend, err = New(ctx, o); err != nil {
 		return nil, err
 	}
 	if c.KMS, err = OpenKMS(ctx, c.Env, key, emulated("KMS_EMULATOR_HOST")...); err == nil {
-		c.Secrets, err = OpenSecrets(ctx, c.Env, project, emulated("SECRET_MANAGER_EMULATOR_HOST")...)
+		c.Secrets, err = OpenSecrets(ctx, c.Env, o.Project, emulated("SECRET_MANAGER_EMULATOR_HOST")...)
 	}
 	if err != nil {
 		return nil, errors.Join(err, c.Backend.Close())
@@ -171,6 +175,9 @@ func (k Keys) Closing(name string) domain.Encrypter { return Closing(k.KMS, name
 
 // Opening implements extraction.Keys.
 func (k Keys) Opening(name string) domain.Decrypter { return Opening(k.KMS, name) }
+
+// Renewing implements extraction.Keys.
+func (k Keys) Renewing(name string) domain.Rewrapper { return Renewing(k.KMS, name) }
 
 // Decrypters implements extraction.Keys.
 func (k Keys) Decrypters(name string) func() ([]crypto.Decrypter, error) {

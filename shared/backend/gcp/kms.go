@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"math"
 	"path"
 	"slices"
 	"strconv"
@@ -115,14 +116,15 @@ func verified(received bool, answer []byte, sum *wrapperspb.Int64Value) error {
 	return nil
 }
 
-// What a symmetric key closes begins with how: by itself, or by an AES-256-GCM key made for this one message, which
-// goes along, closed by the key. HSM keys take no more than 8 KiB, associated data included.
+// What a symmetric key closes is closed by an AES-256-GCM key made for this one message, which goes along, closed by
+// the key: so it may be of any size, and Cloud KMS never sees it. It begins with its form and with the version of the key
+// that closed it, so that it can be told what a version is still needed for; the version is part of what is
+// authenticated.
 const (
-	direct    byte = 1
-	enveloped byte = 2
-
-	directMax = 8 << 10
-	dataKey   = 32
+	form    byte = 3
+	headLen      = 1 + 4 // form, version
+	lenLen       = 2     // of the closed key's length
+	dataKey      = 32
 )
 
 type (
@@ -134,6 +136,10 @@ type (
 		k    *KMS
 		name string
 	}
+	renewing struct {
+		opening
+		closing closing
+	}
 )
 
 // Closing is the half of a symmetric key that encrypts. Its primary version is used, so that a rotation needs nothing
@@ -143,26 +149,44 @@ func Closing(k *KMS, name string) domain.Encrypter { return closing{k, k.names(n
 // Opening is the half of a symmetric key that decrypts, whatever version encrypted.
 func Opening(k *KMS, name string) domain.Decrypter { return opening{k, k.names(name)} }
 
+// Renewing is both halves of a symmetric key, but only to close anew what an older version closed.
+func Renewing(k *KMS, name string) domain.Rewrapper {
+	return renewing{opening{k, k.names(name)}, closing{k, k.names(name)}}
+}
+
+// VersionOf says which version of a symmetric key closed it.
+func VersionOf(sealed []byte) int {
+	if len(sealed) < headLen || sealed[0] != form {
+		return 0
+	}
+	return int(binary.BigEndian.Uint32(sealed[1:]))
+}
+
 // Encrypt implements domain.Encrypter. The associated data goes to Cloud KMS too, which logs it: it holds identifiers
 // only.
 func (c closing) Encrypt(plain, label []byte) ([]byte, error) {
-	if len(plain)+len(label) <= directMax {
-		sealed, err := c.encrypt(plain, label)
-		return append([]byte{direct}, sealed...), err
-	}
 	key := make([]byte, dataKey)
 	defer clear(key)
 	rand.Read(key) // never fails
-	wrapped, err := c.encrypt(key, label)
+	a, err := ask(c.k.client.Encrypt, &kmspb.EncryptRequest{Name: c.name, Plaintext: key, PlaintextCrc32C: checksum(key),
+		AdditionalAuthenticatedData: label, AdditionalAuthenticatedDataCrc32C: checksum(label)})
+	if err == nil {
+		err = verified(a.VerifiedPlaintextCrc32C && a.VerifiedAdditionalAuthenticatedDataCrc32C, a.Ciphertext, a.CiphertextCrc32C)
+	}
 	if err != nil {
 		return nil, err
+	}
+	n, err := strconv.ParseUint(path.Base(a.Name), 10, 32)
+	if err != nil || len(a.Ciphertext) > math.MaxUint16 {
+		return nil, fmt.Errorf("asking Cloud KMS: %q closed %d bytes", a.Name, len(a.Ciphertext))
 	}
 	gcm, err := newGCM(key)
 	if err != nil {
 		return nil, err
 	}
-	out := binary.BigEndian.AppendUint16([]byte{enveloped}, uint16(len(wrapped)))
-	return gcm.Seal(append(out, wrapped...), nil, plain, label), nil
+	head := binary.BigEndian.AppendUint32([]byte{form}, uint32(n))
+	out := binary.BigEndian.AppendUint16(slices.Clone(head), uint16(len(a.Ciphertext)))
+	return gcm.Seal(append(out, a.Ciphertext...), nil, plain, append(head, label...)), nil
 }
 
 // newGCM uses a key once, with a random nonce that goes along.
@@ -174,58 +198,49 @@ func newGCM(key []byte) (cipher.AEAD, error) {
 	return cipher.NewGCMWithRandomNonce(block)
 }
 
-func (c closing) encrypt(plain, label []byte) ([]byte, error) {
-	a, err := ask(c.k.client.Encrypt, &kmspb.EncryptRequest{Name: c.name, Plaintext: plain, PlaintextCrc32C: checksum(plain),
-		AdditionalAuthenticatedData: label, AdditionalAuthenticatedDataCrc32C: checksum(label)})
-	if err != nil {
-		return nil, err
-	}
-	return a.Ciphertext, verified(a.VerifiedPlaintextCrc32C && a.VerifiedAdditionalAuthenticatedDataCrc32C, a.Ciphertext, a.CiphertextCrc32C)
-}
-
 var errSealed = errors.New("what was sealed is damaged")
 
 // Decrypt implements domain.Decrypter.
 func (o opening) Decrypt(sealed, label []byte) ([]byte, error) {
-	if len(sealed) == 0 {
-		return nil, errSealed
-	}
-	switch how, rest := sealed[0], sealed[1:]; how {
-	case direct:
-		return o.decrypt(rest, label)
-	case enveloped:
-		return o.unwrap(rest, label)
-	}
-	return nil, errSealed
+	plain, _, err := o.open(sealed, label)
+	return plain, err
 }
 
-func (o opening) unwrap(rest, label []byte) ([]byte, error) {
-	if len(rest) < 2 {
-		return nil, errSealed
+// open also says whether the primary version closed it.
+func (o opening) open(sealed, label []byte) (plain []byte, primary bool, err error) {
+	if VersionOf(sealed) == 0 || len(sealed) < headLen+lenLen {
+		return nil, false, errSealed
 	}
-	n := int(binary.BigEndian.Uint16(rest))
-	if rest = rest[2:]; len(rest) < n {
-		return nil, errSealed
+	rest := sealed[headLen+lenLen:]
+	n := int(binary.BigEndian.Uint16(sealed[headLen:]))
+	if len(rest) < n {
+		return nil, false, errSealed
 	}
-	key, err := o.decrypt(rest[:n], label)
-	if err != nil {
-		return nil, err
-	}
-	defer clear(key)
-	gcm, err := newGCM(key)
-	if err != nil {
-		return nil, err
-	}
-	return gcm.Open(nil, nil, rest[n:], label)
-}
-
-func (o opening) decrypt(sealed, label []byte) ([]byte, error) {
-	a, err := ask(o.k.client.Decrypt, &kmspb.DecryptRequest{Name: o.name, Ciphertext: sealed, CiphertextCrc32C: checksum(sealed),
+	a, err := ask(o.k.client.Decrypt, &kmspb.DecryptRequest{Name: o.name, Ciphertext: rest[:n], CiphertextCrc32C: checksum(rest[:n]),
 		AdditionalAuthenticatedData: label, AdditionalAuthenticatedDataCrc32C: checksum(label)})
+	if err == nil {
+		defer clear(a.Plaintext)
+		err = verified(true, a.Plaintext, a.PlaintextCrc32C)
+	}
 	if err != nil {
+		return nil, false, err
+	}
+	gcm, err := newGCM(a.Plaintext)
+	if err != nil {
+		return nil, false, err
+	}
+	plain, err = gcm.Open(nil, nil, rest[n:], slices.Concat(sealed[:headLen], label))
+	return plain, a.UsedPrimary, err
+}
+
+// Rewrap implements domain.Rewrapper.
+func (r renewing) Rewrap(sealed, label []byte) ([]byte, error) {
+	plain, primary, err := r.open(sealed, label)
+	defer clear(plain)
+	if err != nil || primary {
 		return nil, err
 	}
-	return a.Plaintext, verified(true, a.Plaintext, a.PlaintextCrc32C)
+	return r.closing.Encrypt(plain, label)
 }
 
 // version is one version of an asymmetric key: its public half, and where the private half is.

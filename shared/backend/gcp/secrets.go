@@ -99,10 +99,13 @@ func (s *Secrets) hold(name string) *heldSecret {
 	return h
 }
 
+func (s *Secrets) resource(name string) string {
+	return fmt.Sprintf("projects/%s/secrets/%s", s.project, strings.ReplaceAll(name, "/", "--"))
+}
+
 // read reads the newest version, and checks its checksum.
 func (s *Secrets) read(ctx context.Context, name string) ([]byte, error) {
-	a, err := s.client.AccessSecretVersion(ctx, &secretmanagerpb.AccessSecretVersionRequest{
-		Name: fmt.Sprintf("projects/%s/secrets/%s/versions/latest", s.project, strings.ReplaceAll(name, "/", "--"))}, busy())
+	a, err := s.client.AccessSecretVersion(ctx, &secretmanagerpb.AccessSecretVersionRequest{Name: s.resource(name) + "/versions/latest"}, busy())
 	switch code(err) {
 	case codes.OK:
 	case codes.NotFound:

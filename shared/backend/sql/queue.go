@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"sluis.internal/shared/backend"
 	"sluis.internal/shared/domain"
 )
 
@@ -106,23 +107,15 @@ func (b *Backend) Redrive(ctx context.Context, id domain.EventID) error {
 	})
 }
 
-// Backlog is how many events of a topic are in a state: due, delayed, leased (being handled) or dead.
-type Backlog struct {
-	Topic  domain.Topic
-	State  string
-	Count  int
-	Oldest time.Duration // since the oldest of them was emitted
-}
-
 // Pending counts all events by topic and state. It reads the whole outbox.
-func (b *Backend) Pending(ctx context.Context) ([]Backlog, error) {
+func (b *Backend) Pending(ctx context.Context) ([]backend.Backlog, error) {
 	now := b.env.Now()
-	var all []Backlog
+	var all []backend.Backlog
 	err := b.reading(ctx, func(s *statements) error {
 		all = nil
 		args := []any{now.UnixMilli(), now.UnixMilli()}
 		return s.rows(ctx, countEvents, args, func(scan func(...any) error) (bool, error) {
-			var line Backlog
+			var line backend.Backlog
 			var created int64
 			err := scan(&line.Topic, &line.State, &line.Count, &created)
 			line.Oldest = now.Sub(domain.At(time.UnixMilli(created)))

@@ -395,10 +395,8 @@ func TestPending(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := []sql.Backlog{{"bad", "dead", 1, 2 * time.Second}, {"slow", "delayed", 1, 2 * time.Second},
-			{"slow", "due", 1, 2 * time.Second}, {"slow", "leased", 1, 2 * time.Second}}
-		if fmt.Sprint(got) != fmt.Sprint(want) {
-			t.Errorf("got %v, want %v", got, want)
+		if want := "[{bad dead 1 2s} {slow delayed 1 2s} {slow due 1 2s} {slow leased 1 2s}]"; fmt.Sprint(got) != want {
+			t.Errorf("got %v, want %s", got, want)
 		}
 		if err := <-done; err != nil {
 			t.Error(err)

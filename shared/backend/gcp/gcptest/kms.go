@@ -42,17 +42,21 @@ type keyVersion struct {
 // AddSymmetric makes a new version of an AES-256 key, the primary one from now on, and the key if there is none.
 func (v *Vault) AddSymmetric(t testing.TB, name string) {
 	t.Helper()
-	key := make([]byte, 32)
-	rand.Read(key) // never fails
-	block, err := aes.NewCipher(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	gcm, err := cipher.NewGCMWithRandomNonce(block)
+	gcm, err := newGCM()
 	if err != nil {
 		t.Fatal(err)
 	}
 	v.add(name, &keyVersion{symmetric: gcm})
+}
+
+func newGCM() (cipher.AEAD, error) {
+	key := make([]byte, 32)
+	rand.Read(key) // never fails
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCMWithRandomNonce(block)
 }
 
 // AddRSA makes a new version of a key that decrypts with RSA-OAEP-256.
@@ -172,7 +176,7 @@ func (v *Vault) Decrypt(ctx context.Context, q *kmspb.DecryptRequest) (*kmspb.De
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, "decryption failed: verify that 'name' refers to the correct CryptoKey")
 	}
-	return &kmspb.DecryptResponse{Plaintext: plain, PlaintextCrc32C: sum(plain), UsedPrimary: true}, nil
+	return &kmspb.DecryptResponse{Plaintext: plain, PlaintextCrc32C: sum(plain), UsedPrimary: version == v.keys[q.Name].versions[v.keys[q.Name].primary-1]}, nil
 }
 
 // split takes a version's resource name apart.
@@ -247,28 +251,4 @@ func (v *Vault) GetPublicKey(ctx context.Context, q *kmspb.GetPublicKeyRequest) 
 	}
 	text := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
 	return &kmspb.PublicKey{Name: q.Name, Pem: string(text), PemCrc32C: sum(text)}, nil
-}
-
-// ListCryptoKeyVersions implements Cloud KMS's: the enabled ones, on one page, as the filter asks.
-func (v *Vault) ListCryptoKeyVersions(ctx context.Context, q *kmspb.ListCryptoKeyVersionsRequest) (*kmspb.ListCryptoKeyVersionsResponse, error) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if err := v.permit(ctx, "cloudkms.cryptoKeyVersions.list", q.Parent); err != nil {
-		return nil, err
-	}
-	k := v.keys[q.Parent]
-	if k == nil {
-		return nil, status.Errorf(codes.NotFound, "no key %s", q.Parent)
-	}
-	if q.Filter != "state=ENABLED" {
-		return nil, status.Errorf(codes.Unimplemented, "the filter %q", q.Filter)
-	}
-	answer := &kmspb.ListCryptoKeyVersionsResponse{}
-	for i := len(k.versions); i > 0; i-- { // in no promised order
-		if k.versions[i-1].state == kmspb.CryptoKeyVersion_ENABLED {
-			answer.CryptoKeyVersions = append(answer.CryptoKeyVersions, &kmspb.CryptoKeyVersion{
-				Name: fmt.Sprintf("%s/cryptoKeyVersions/%d", q.Parent, i), State: kmspb.CryptoKeyVersion_ENABLED})
-		}
-	}
-	return answer, nil
 }

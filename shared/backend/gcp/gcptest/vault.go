@@ -23,14 +23,16 @@ type Role []string
 
 // The roles that our service accounts have, or lack.
 var (
-	Encrypter       = Role{"cloudkms.cryptoKeyVersions.useToEncrypt"}                                                // roles/cloudkms.cryptoKeyEncrypter
-	Decrypter       = Role{"cloudkms.cryptoKeyVersions.useToDecrypt"}                                                // roles/cloudkms.cryptoKeyDecrypter
-	Signer          = Role{"cloudkms.cryptoKeyVersions.useToSign"}                                                   // roles/cloudkms.signer
-	PublicKeyViewer = Role{"cloudkms.cryptoKeyVersions.viewPublicKey"}                                               // roles/cloudkms.publicKeyViewer
-	Viewer          = Role{"cloudkms.cryptoKeyVersions.list"}                                                        // part of roles/cloudkms.viewer
-	Accessor        = Role{"secretmanager.versions.access"}                                                          // roles/secretmanager.secretAccessor
-	Public          = append(append(Role{}, PublicKeyViewer...), Viewer...)                                          // what a function needs to show the inner gate's key
-	Opener          = append(append(Role{"cloudkms.cryptoKeyVersions.useToDecrypt"}, PublicKeyViewer...), Viewer...) // what it needs to open it
+	Encrypter       = Role{"cloudkms.cryptoKeyVersions.useToEncrypt"}                                                                                                                                                              // roles/cloudkms.cryptoKeyEncrypter
+	Decrypter       = Role{"cloudkms.cryptoKeyVersions.useToDecrypt"}                                                                                                                                                              // roles/cloudkms.cryptoKeyDecrypter
+	Signer          = Role{"cloudkms.cryptoKeyVersions.useToSign"}                                                                                                                                                                 // roles/cloudkms.signer
+	PublicKeyViewer = Role{"cloudkms.cryptoKeyVersions.viewPublicKey"}                                                                                                                                                             // roles/cloudkms.publicKeyViewer
+	Viewer          = Role{"cloudkms.cryptoKeyVersions.list"}                                                                                                                                                                      // part of roles/cloudkms.viewer
+	Accessor        = Role{"secretmanager.versions.access"}                                                                                                                                                                        // roles/secretmanager.secretAccessor
+	Adder           = Role{"secretmanager.versions.add"}                                                                                                                                                                           // roles/secretmanager.secretVersionAdder
+	Admin           = Role{"cloudkms.cryptoKeyVersions.create", "cloudkms.cryptoKeyVersions.get", "cloudkms.cryptoKeyVersions.list", "cloudkms.cryptoKeyVersions.update", "cloudkms.cryptoKeys.get", "cloudkms.cryptoKeys.update"} // part of roles/cloudkms.admin
+	Public          = append(append(Role{}, PublicKeyViewer...), Viewer...)                                                                                                                                                        // what a function needs to show the inner gate's key
+	Opener          = append(append(Role{"cloudkms.cryptoKeyVersions.useToDecrypt"}, PublicKeyViewer...), Viewer...)                                                                                                               // what it needs to open it
 )
 
 // Vault stands in for Cloud KMS and Secret Manager: the few calls that we make, and nothing more. It is strict where

@@ -1,0 +1,96 @@
+package home
+
+import (
+	"context"
+	"crypto"
+	"fmt"
+	"strings"
+
+	"sluis.internal/shared/backend/gcp"
+	"sluis.internal/shared/domain"
+	"sluis.internal/shared/envelope"
+	"sluis.internal/shared/extraction"
+)
+
+// Keys are all keys and secrets of pipeline.json in one hand, whose keeper is a directory or Google Cloud.
+type Keys struct {
+	extraction.Keys
+	Inner           envelope.Inner                // what browsers seal to
+	Sign            func() (crypto.Signer, error) // certificates of erasure
+	Secrets         domain.Secrets
+	Pseudonym, Link domain.Secret
+	Banner          string // what a program that uses them prints
+}
+
+// Keys asks the backend's keeper of keys for them.
+func (b *Backend) Keys(ctx context.Context) (*Keys, error) {
+	if b.cloud != nil {
+		return cloudKeys(ctx, b.cloud)
+	}
+	local, err := envelope.LocalKeys(KeysIn(b.data))
+	if err != nil {
+		return nil, err
+	}
+	secrets, err := envelope.OpenSecrets(KeysIn(b.data))
+	if err != nil {
+		return nil, err
+	}
+	return &Keys{Keys: files{local}, Inner: local.InnerPublics, Sign: func() (crypto.Signer, error) { return local.CertificateSigner(), nil },
+		Secrets: secrets, Pseudonym: local.Pseudonym(), Link: local.Link(), Banner: local.Banner()}, nil
+}
+
+func cloudKeys(ctx context.Context, c *gcp.Cloud) (*Keys, error) {
+	for _, name := range append([]string{"certificate"}, rotating...) {
+		if variable := "SLUIS_KEY_" + strings.ToUpper(name); gcp.Setting(variable) == "" {
+			return nil, fmt.Errorf("opening keys: set %s to the resource name of the key %s", variable, name)
+		}
+	}
+	if err := c.Hold(ctx, "pseudonym", "link"); err != nil {
+		return nil, err
+	}
+	return &Keys{Keys: gcp.Keys{KMS: c.KMS}, Inner: gcp.Public(c.KMS, "inner"), Sign: gcp.Signer(c.KMS, "certificate"),
+		Secrets: c.Secrets, Pseudonym: c.Held["pseudonym"], Link: c.Held["link"],
+		Banner: "Documents, events and keys are in Google Cloud, and this one process uses them with all functions' rights:\n" +
+			"for development, NOT FOR PRODUCTION. In production each function has an identity of its own."}, nil
+}
+
+// files are local keys by the names of pipeline.json.
+type files struct{ local *envelope.Keys }
+
+func (f files) Closing(name string) domain.Encrypter {
+	return f.local.Encrypter(envelope.KeyName(name))
+}
+func (f files) Opening(name string) domain.Decrypter {
+	return f.local.Decrypter(envelope.KeyName(name))
+}
+func (f files) Renewing(name string) domain.Rewrapper {
+	return f.local.Rewrapper(envelope.KeyName(name))
+}
+
+// Decrypters implements extraction.Keys; there is one key of this kind, the inner gate's.
+func (f files) Decrypters(string) func() ([]crypto.Decrypter, error) { return f.local.InnerPrivates }
+
+// SetSecret keeps a secret that an operator was given, such as a custodian's API credentials.
+func (b *Backend) SetSecret(ctx context.Context, name string, value domain.Secret) error {
+	if b.cloud != nil {
+		return gcp.SetSecret(ctx, b.cloud.Secrets, name, value)
+	}
+	secrets, err := envelope.OpenSecrets(KeysIn(b.data))
+	if err != nil {
+		return err
+	}
+	return secrets.Set(name, value)
+}
+
+// Rotate makes a new version of a key, which closes from then on, and says where it is. Older versions open what they
+// closed.
+func (b *Backend) Rotate(ctx context.Context, key string) (string, error) {
+	dir := KeysIn(b.data)
+	switch {
+	case b.cloud != nil:
+		return gcp.Rotate(ctx, b.cloud.KMS, key)
+	case key == "inner":
+		return dir, envelope.RotateInner(dir)
+	}
+	return dir, envelope.Rotate(dir, envelope.KeyName(key))
+}

@@ -1,0 +1,52 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"sluis.internal/functions/sluis/home"
+)
+
+type versionCommands struct {
+	List    versionList    `cmd:"" help:"List the versions of all keys that rotate, and how many documents still need each. It reads them all."`
+	Rewrap  versionRewrap  `cmd:"" help:"Have what older versions closed closed anew now, and not within a month: portfolios' keys and webhook secrets."`
+	Disable versionDisable `cmd:"" help:"Put a version out of use, unless it closes or something needs it."`
+}
+
+type versionList struct{}
+
+func (versionList) Run(ctx context.Context, o *options) error {
+	return withStore(ctx, o, func(b *home.Backend) error {
+		all, err := b.Versions(ctx)
+		if err != nil {
+			return err
+		}
+		return table("KEY\tVERSION\tSTATE\tCLOSES\tNEEDED BY", len(all), func(i int) string {
+			v := all[i]
+			closes := ""
+			if v.Closes {
+				closes = "yes"
+			}
+			return fmt.Sprintf("%s\t%d\t%s\t%s\t%d", v.Key, v.Number, v.State, closes, v.Needed)
+		})
+	})
+}
+
+type versionRewrap struct{}
+
+func (versionRewrap) Run(ctx context.Context, o *options) error {
+	return withStore(ctx, o, func(b *home.Backend) error {
+		n, err := b.Rewrap(ctx)
+		fmt.Printf("%d documents are being looked at; versions list shows how far it is\n", n)
+		return err
+	})
+}
+
+type versionDisable struct {
+	Key    string `arg:"" enum:"inner,outer,session,display,portfolio,webhook" help:"inner, outer, session, display, portfolio or webhook."`
+	Number int    `arg:"" help:"As versions list shows it."`
+}
+
+func (c versionDisable) Run(ctx context.Context, o *options) error {
+	return withStore(ctx, o, func(b *home.Backend) error { return b.Disable(ctx, c.Key, c.Number) })
+}
