@@ -24,7 +24,6 @@ const (
 // keyring unwraps connections' keysets and remembers them for a while, because the portfolio key may be a KMS that
 // bills and limits every call. Requests for one keyset at once unwrap it once.
 type keyring struct {
-	kek  tink.AEAD
 	env  domain.Env
 	mu   sync.Mutex
 	held map[[sha256.Size]byte]*held
@@ -38,8 +37,8 @@ type held struct {
 	unwrap     func() (tink.AEAD, error)
 }
 
-func newKeyring(kek tink.AEAD, env domain.Env) *keyring {
-	return &keyring{kek: kek, env: env, held: map[[sha256.Size]byte]*held{}}
+func newKeyring(env domain.Env) *keyring {
+	return &keyring{env: env, held: map[[sha256.Size]byte]*held{}}
 }
 
 // keysetLabel ties a wrapped keyset to its connection.
@@ -47,14 +46,14 @@ func keysetLabel(k *domain.DataKey) []byte {
 	return domain.Name("sluis/portfolio/v1", string(k.ClientID), string(k.ConsentID), string(k.ConnectionID))
 }
 
-// keyset returns k unwrapped. The memory goes by all that k says, so that a keyset presented under another
+// keyset returns k unwrapped by the portfolio key. The memory goes by all that k says, so that a keyset presented under another
 // connection, consent or client is unwrapped anew, and refused.
-func (r *keyring) keyset(k *domain.DataKey) (tink.AEAD, error) {
+func (r *keyring) keyset(kek tink.AEAD, k *domain.DataKey) (tink.AEAD, error) {
 	if len(k.Wrapped) == 0 || k.ConnectionID == "" {
 		return nil, fmt.Errorf("unwrapping keyset: %w", ErrSealed)
 	}
 	name := sha256.Sum256(append(keysetLabel(k), k.Wrapped...))
-	h := r.hold(name, k)
+	h := r.hold(name, kek, k)
 	key, err := h.unwrap()
 	if err != nil {
 		r.drop(name, h)
@@ -63,7 +62,7 @@ func (r *keyring) keyset(k *domain.DataKey) (tink.AEAD, error) {
 	return key, nil
 }
 
-func (r *keyring) hold(name [sha256.Size]byte, k *domain.DataKey) *held {
+func (r *keyring) hold(name [sha256.Size]byte, kek tink.AEAD, k *domain.DataKey) *held {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := r.env.Now()
@@ -73,7 +72,7 @@ func (r *keyring) hold(name [sha256.Size]byte, k *domain.DataKey) *held {
 	r.makeRoom(now)
 	h := &held{connection: k.ConnectionID, until: now.Add(KeysetLife)}
 	wrapped, label := bytes.Clone(k.Wrapped), keysetLabel(k)
-	h.unwrap = sync.OnceValues(func() (tink.AEAD, error) { return unwrapKeyset(r.kek, wrapped, label) })
+	h.unwrap = sync.OnceValues(func() (tink.AEAD, error) { return unwrapKeyset(kek, wrapped, label) })
 	h.timer = time.AfterFunc(KeysetLife, func() { r.drop(name, h) })
 	r.held[name] = h
 	return h

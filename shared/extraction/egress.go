@@ -20,6 +20,7 @@ import (
 	"code.dny.dev/ssrf"
 
 	"sluis.internal/shared/domain"
+	"sluis.internal/shared/observe"
 )
 
 // Limits of the egress guard. An answer is counted after decompression.
@@ -184,7 +185,7 @@ func (g *Gate) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		return nil, err
 	}
-	resp, err := g.base.RoundTrip(req)
+	resp, err := g.traced(req)
 	if err != nil {
 		return nil, err
 	}
@@ -194,6 +195,20 @@ func (g *Gate) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	resp.Body = &limited{ReadCloser: resp.Body, left: g.MaxResponse, limit: g.MaxResponse}
 	return resp, nil
+}
+
+// traced sends req, and tells of it what was declared, never what it asks for.
+func (g *Gate) traced(req *http.Request) (*http.Response, error) {
+	template := g.shownMethod(req) + " " + g.shownPath(req)
+	ctx, span := observe.Begin(req.Context(), observe.Asked, template, observe.Route(template), observe.Host(g.shownHost(req)))
+	resp, err := g.base.RoundTrip(req.WithContext(ctx))
+	if err == nil {
+		span.Status(resp.StatusCode)
+	} else {
+		span.Status(0)
+	}
+	span.End(nil)
+	return resp, err
 }
 
 // judge gives the reason why req may not pass, or nil.
