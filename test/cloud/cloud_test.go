@@ -36,6 +36,7 @@ import (
 	"sluis.internal/shared/backend/gcp"
 	"sluis.internal/shared/backend/gcp/gcptest"
 	"sluis.internal/shared/domain"
+	"sluis.internal/shared/observe/observetest"
 )
 
 const custodian = "sandbox-comdirect"
@@ -50,10 +51,11 @@ type region struct {
 	issuer            *gcptest.Issuer
 	dir               string // of the staged functions
 	bank              *bank.Server
-	store             *gcp.Backend   // as an operator sees it
-	firestore, pubsub *gcptest.Meter // through which the functions reach the emulators
-	second            net.Listener   // another address that webhooks may go to
-	calls             map[string]int // of functions, since they were taken last
+	store             *gcp.Backend          // as an operator sees it
+	firestore, pubsub *gcptest.Meter        // through which the functions reach the emulators
+	second            net.Listener          // another address that webhooks may go to
+	calls             map[string]int        // of functions, since they were taken last
+	told              *observetest.Receiver // of all functions' spans and metrics
 
 	twice     atomic.Bool // Pub/Sub brings every third event once more
 	mu        sync.Mutex
@@ -77,7 +79,7 @@ func open(t testing.TB) *region {
 	t.Helper()
 	gcptest.Emulators(t)
 	r := &region{t: t, project: "p-" + random(4), vault: gcptest.NewVault(t), issuer: gcptest.NewIssuer(t), dir: filepath.Join(t.TempDir(), "staged"),
-		functions: map[string]*function{}, calls: map[string]int{}}
+		functions: map[string]*function{}, calls: map[string]int{}, told: observetest.NewReceiver(t)}
 	r.firestore, r.pubsub = gcptest.NewMeter(t, os.Getenv("FIRESTORE_EMULATOR_HOST")), gcptest.NewMeter(t, os.Getenv("PUBSUB_EMULATOR_HOST"))
 	var err error
 	if r.pipeline, err = home.ReadPipeline(); err != nil {
@@ -285,7 +287,7 @@ func (r *region) deploy(f home.Function) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	d.environ = []string{"PORT=" + port, "FUNCTION_TARGET=" + f.EntryPoint, "GOOGLE_CLOUD_PROJECT=" + r.project, "SLUIS_REGION=europe-west4",
+	d.environ = []string{"PORT=" + port, "OTEL_EXPORTER_OTLP_ENDPOINT=" + r.told.URL, "FUNCTION_TARGET=" + f.EntryPoint, "GOOGLE_CLOUD_PROJECT=" + r.project, "SLUIS_REGION=europe-west4",
 		"FIRESTORE_EMULATOR_HOST=" + r.firestore.Host, "PUBSUB_EMULATOR_HOST=" + r.pubsub.Host,
 		"KMS_EMULATOR_HOST=" + r.vault.Host, "SECRET_MANAGER_EMULATOR_HOST=" + r.vault.Host, "SLUIS_IDENTITY=" + d.identity(),
 		"GCE_METADATA_HOST=" + r.metadata(d), "SLUIS_ISSUER=" + r.issuer.URL, "SLUIS_AUDIENCE=http://" + d.at,
