@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -107,8 +106,8 @@ func (g *Gate) Phase() Phase {
 }
 
 var (
-	plainSegment  = regexp.MustCompile(`^[A-Za-z0-9._~-]+$`)
-	namedSegment  = regexp.MustCompile(`^\{[a-z][a-z_]*\}$`)
+	plainSegment  = domain.NewShape(`^[A-Za-z0-9._~-]+$`)
+	namedSegment  = domain.NewShape(`^\{[a-z][a-z_]*\}$`)
 	knownMethods  = []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete}
 	errUndeclared = errors.New("no such request is declared for this phase")
 )
@@ -304,7 +303,7 @@ var refusedHeaders = []string{"host", "cookie", "cookie2", "connection", "upgrad
 	"content-length", "expect", "forwarded", "via", "keep-alive", "http2-settings"}
 
 // headerName is a field name of RFC 9110, section 5.1, as far as we need it.
-var headerName = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
+var headerName = domain.NewShape(`^[A-Za-z0-9_-]+$`)
 
 // printable says whether text is ASCII from lowest to highest, and thus without what ends a line.
 func printable(text string, lowest, highest byte) bool {

@@ -3,10 +3,8 @@ package observe
 import (
 	"context"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
-	"sync"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
@@ -107,11 +105,11 @@ func (i *instruments) scaMethod(c domain.CustodianID, name string) string {
 	return of("scaMethod", name)
 }
 
-var codeShape = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z][a-z0-9_]{0,39}$`) })
+var codeShape = domain.NewShape(`^[a-z][a-z0-9_]{0,39}$`)
 
 // shape lets an error's code pass if it looks like one of ours.
 func shape(code string) string {
-	if !codeShape().MatchString(code) {
+	if !codeShape.MatchString(code) {
 		return other
 	}
 	return code

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -216,7 +217,9 @@ func Lazy[C any](open func(context.Context) (C, error), wire func(C) (Face, erro
 		}
 		return face, err
 	}
+	opening := sync.OnceFunc(collectLater)
 	return func(w http.ResponseWriter, r *http.Request) {
+		opening()
 		h, err := get(r.Context())
 		if err != nil {
 			slog.ErrorContext(r.Context(), "the function does not open", "error", err)
@@ -229,6 +232,18 @@ func Lazy[C any](open func(context.Context) (C, error), wire func(C) (Face, erro
 			o.Ended()
 		}
 	}
+}
+
+// collectLater lets a function that opens do so without collecting garbage, as nearly all that is made then is there to stay:
+// for a second, what is in use may grow to five times itself.
+func collectLater() {
+	const generous = 400
+	usual := debug.SetGCPercent(generous)
+	if usual < 0 || usual > generous { // the operator's choice is more generous
+		debug.SetGCPercent(usual)
+		return
+	}
+	time.AfterFunc(time.Second, func() { debug.SetGCPercent(usual) })
 }
 
 // Mux is a function's own face: its routes, and problems for everything else.
