@@ -3,6 +3,7 @@ package serve
 import (
 	"net/http"
 	"slices"
+	"strings"
 
 	"sluis.internal/shared/observe"
 )
@@ -24,7 +25,7 @@ func observed(h http.Handler) http.Handler {
 		out := &noted{ResponseWriter: w}
 		r = r.WithContext(ctx)
 		defer func() { // also if h panics, with no status then
-			if r.Pattern != "" {
+			if strings.Contains(r.Pattern, " ") { // the platform's own ServeMux before ours has one without a method
 				span.Name(r.Pattern)
 			}
 			span.Status(out.status)

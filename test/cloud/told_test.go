@@ -53,9 +53,9 @@ func TestTold(t *testing.T) {
 		labels []string
 		want   int64
 	}{
-		{"sluis.refreshes", []string{"outcome", "complete"}, 5},
+		{"sluis.refreshes", []string{"outcome", "complete"}, 6},
 		{"sluis.refreshes", []string{"outcome", "failed", "reason", "credentials_refused"}, 1},
-		{"sluis.sca", []string{"outcome", "verified"}, 3},
+		{"sluis.sca", []string{"outcome", "verified"}, 2},
 		{"sluis.sca", []string{"outcome", "rejected"}, 1},
 		{"sluis.dead_letters", nil, 0},
 		{"sluis.kms.calls", []string{"key", "inner", "method", "AsymmetricDecrypt", "code", "PermissionDenied"}, 0},
