@@ -14,6 +14,7 @@ import (
 
 	"sluis.internal/shared/domain"
 	"sluis.internal/shared/envelope"
+	"sluis.internal/shared/observe"
 	"sluis.internal/shared/serve"
 )
 
@@ -154,7 +155,7 @@ func (s *Service) show(ctx context.Context, out *State, id domain.ChallengeID) (
 	if domain.SCAMoves.Final(c.State) {
 		return nil, nil
 	}
-	display, err := s.open(c)
+	display, err := s.open(ctx, c)
 	if err != nil {
 		return nil, err
 	}
@@ -169,12 +170,12 @@ func (s *Service) show(ctx context.Context, out *State, id domain.ChallengeID) (
 	return c, nil
 }
 
-func (s *Service) open(c *domain.Challenge) (domain.Display, error) {
+func (s *Service) open(ctx context.Context, c *domain.Challenge) (domain.Display, error) {
 	var display domain.Display
 	if len(c.Display) == 0 {
 		return display, nil
 	}
-	plain, err := envelope.Open(s.Display, envelope.DisplayLabel(c), c.Display)
+	plain, err := envelope.Open(domain.In(ctx, s.Display), envelope.DisplayLabel(c), c.Display)
 	if err != nil {
 		return display, err
 	}
@@ -215,7 +216,10 @@ func (s *Service) answer(ctx context.Context, c *serve.Call) (serve.Answer, erro
 	if err := s.authorise(ctx, c, challenge, in.Kind); err != nil {
 		return serve.Answer{}, err
 	}
-	if err := s.Bank.Answer(ctx, challenge.Custodian, r); err != nil {
+	asked, span := observe.Begin(ctx, observe.Asked, "call answer", observe.Custodian(challenge.Custodian), observe.Answer(r.Kind))
+	err = s.Bank.Answer(asked, challenge.Custodian, r)
+	span.End(err)
+	if err != nil {
 		return serve.Answer{}, envelope.At("/sealed_code", err)
 	}
 	return s.state(ctx, c)
@@ -300,7 +304,7 @@ func (s *Service) picture(r *http.Request, v *domain.Visit) (domain.Display, err
 	if err != nil {
 		return domain.Display{}, err
 	}
-	display, err := s.open(c)
+	display, err := s.open(r.Context(), c)
 	if err == nil && (len(display.Image) == 0 || !pictures[display.MediaType]) {
 		err = domain.ErrNotFound
 	}

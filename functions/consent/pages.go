@@ -6,7 +6,6 @@ import (
 	"html/template"
 	"log/slog"
 	"net/http"
-	"regexp"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -345,7 +344,7 @@ var scriptWords = map[string][]string{
 // Words is the JSON object of what the page's scripts may say.
 func (p *sheet) Words() (string, error) { return p.words.some(scriptWords[p.Name]) }
 
-var tokenShape = regexp.MustCompile(`^[A-Za-z0-9_-]{43}$`)
+var tokenShape = domain.NewShape(`^[A-Za-z0-9_-]{43}$`)
 
 // Many says whether the choice of custodians needs a search.
 func (p *sheet) Many() bool { return len(p.View.Custodians) > 6 }

@@ -8,6 +8,7 @@ import (
 
 	"sluis.internal/shared/domain"
 	"sluis.internal/shared/envelope"
+	"sluis.internal/shared/observe"
 	"sluis.internal/shared/webhook"
 )
 
@@ -48,7 +49,7 @@ func (s *Service) Deliver(ctx context.Context, e domain.Event) error {
 	if until := webhook.AfterBreaker(s.Env, &t.endpoint); !until.IsZero() && t.notice.Type != domain.NoticeEndpointTest {
 		return s.postpone(ctx, t, until)
 	}
-	m, err := s.message(t)
+	m, err := s.message(ctx, t)
 	if err != nil {
 		return err
 	}
@@ -59,7 +60,22 @@ func (s *Service) Deliver(ctx context.Context, e domain.Event) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTime)
 	defer cancel()
-	return s.Store.Commit(ctx, func(tx domain.Tx) error { return s.conclude(tx, t, result) })
+	if err := s.Store.Commit(ctx, func(tx domain.Tx) error { return s.conclude(tx, t, result) }); err != nil {
+		return err
+	}
+	t.tell(ctx, result)
+	return nil
+}
+
+// tell measures an attempt. A replay says nothing of how late we are: it is as old as its client likes.
+func (t *trip) tell(ctx context.Context, r webhook.Result) {
+	if len(t.delivery.Attempts) != t.delivery.Tries {
+		return
+	}
+	observe.Tried(ctx, r.Attempt.At.Sub(t.delivery.CreatedAt))
+	if r.Delivered() {
+		observe.Delivered(ctx, r.Attempt.At.Sub(t.notice.CreatedAt)+time.Duration(r.Attempt.Duration)*time.Millisecond)
+	}
 }
 
 func (s *Service) load(ctx context.Context, id domain.DeliveryID) (*trip, error) {
@@ -90,7 +106,7 @@ func (t *trip) hindrance() string {
 }
 
 // message opens the secrets and renders the body. During a rotation the old secret signs beside the new one.
-func (s *Service) message(t *trip) (webhook.Message, error) {
+func (s *Service) message(ctx context.Context, t *trip) (webhook.Message, error) {
 	body, err := webhook.Render(&t.notice)
 	if err != nil {
 		return webhook.Message{}, err
@@ -101,7 +117,7 @@ func (s *Service) message(t *trip) (webhook.Message, error) {
 		sealed = append(sealed, t.endpoint.Previous)
 	}
 	for _, closed := range sealed {
-		secret, err := envelope.Open(s.Open, envelope.WebhookLabel(&t.endpoint), closed)
+		secret, err := envelope.Open(domain.In(ctx, s.Open), envelope.WebhookLabel(&t.endpoint), closed)
 		if err != nil {
 			wipe(m.Secrets)
 			return webhook.Message{}, fmt.Errorf("opening webhook secret: %w", err)

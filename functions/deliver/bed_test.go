@@ -105,7 +105,7 @@ func (b *bed) endpoint(url string, types ...domain.NoticeType) *domain.Endpoint 
 	now := b.Env.Now()
 	ep := &domain.Endpoint{ID: domain.NewID[domain.EndpointID](b.Env), ClientID: b.client.ID, URL: url, Types: types,
 		State: domain.EndpointEnabled, CreatedAt: now, UpdatedAt: now}
-	secret, sealed, err := b.newSecret(ep)
+	secret, sealed, err := b.newSecret(b.t.Context(), ep)
 	if err != nil {
 		b.t.Fatal(err)
 	}

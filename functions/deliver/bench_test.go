@@ -75,7 +75,7 @@ func benched(b *testing.B, server *httptest.Server) (*Service, *domain.Endpoint,
 	s := &Service{Store: store, Close: key, Open: key, Sender: sender}
 	client := &domain.Client{ID: domain.NewID[domain.ClientID](s.Env), State: domain.ClientActive}
 	ep := &domain.Endpoint{ID: domain.NewID[domain.EndpointID](s.Env), ClientID: client.ID, URL: server.URL, State: domain.EndpointEnabled}
-	secret, sealed, err := s.newSecret(ep)
+	secret, sealed, err := s.newSecret(b.Context(), ep)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -518,7 +518,7 @@ func TestRotationSignsWithBoth(t *testing.T) {
 		b := newBed(t)
 		ep := b.endpoint("https://a.example.com/")
 		old := b.secretOf(ep, ep.Secret)
-		_, sealed, err := b.newSecret(ep)
+		_, sealed, err := b.newSecret(t.Context(), ep)
 		if err != nil {
 			t.Fatal(err)
 		}

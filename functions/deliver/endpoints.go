@@ -91,7 +91,7 @@ func (s *Service) createEndpoint(ctx context.Context, c *serve.Call) (serve.Answ
 	now := s.Env.Now()
 	ep := &domain.Endpoint{ID: domain.NewID[domain.EndpointID](s.Env), ClientID: c.Principal.ClientID, URL: in.URL,
 		Types: in.Types, State: domain.EndpointEnabled, CreatedAt: now, UpdatedAt: now, RewrapAt: now.Add(domain.RewrapEvery)}
-	secret, sealed, err := s.newSecret(ep)
+	secret, sealed, err := s.newSecret(ctx, ep)
 	if err != nil {
 		return serve.Answer{}, err
 	}
@@ -138,9 +138,9 @@ func (s *Service) commitEndpoint(ctx context.Context, c *serve.Call, ep *domain.
 }
 
 // newSecret makes a secret for ep: once to show, once closed to keep.
-func (s *Service) newSecret(ep *domain.Endpoint) (domain.Secret, []byte, error) {
+func (s *Service) newSecret(ctx context.Context, ep *domain.Endpoint) (domain.Secret, []byte, error) {
 	secret := webhook.NewSecret(s.Env)
-	sealed, err := envelope.Seal(s.Close, envelope.WebhookLabel(ep), secret.Reveal())
+	sealed, err := envelope.Seal(domain.In(ctx, s.Close), envelope.WebhookLabel(ep), secret.Reveal())
 	if err != nil {
 		secret.Wipe()
 		return domain.Secret{}, nil, fmt.Errorf("sealing webhook secret: %w", err)
@@ -303,7 +303,7 @@ func (s *Service) rotateSecret(ctx context.Context, c *serve.Call) (serve.Answer
 		return serve.Answer{}, err
 	}
 	ep := &domain.Endpoint{ID: id, ClientID: c.Principal.ClientID}
-	secret, sealed, err := s.newSecret(ep)
+	secret, sealed, err := s.newSecret(ctx, ep)
 	if err != nil {
 		return serve.Answer{}, err
 	}

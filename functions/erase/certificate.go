@@ -1,6 +1,7 @@
 package erase
 
 import (
+	"context"
 	"crypto"
 	"crypto/ed25519"
 	"encoding/base64"
@@ -36,14 +37,14 @@ func canonical(cert domain.Erasure) ([]byte, error) {
 }
 
 // sign fills in the key's identifier and the signature.
-func (s *Service) sign(cert *domain.Erasure) error {
+func (s *Service) sign(ctx context.Context, cert *domain.Erasure) error {
 	cert.KeyID = s.KeyID
 	text, err := canonical(*cert)
 	if err != nil {
 		return err
 	}
 	// Ed25519 hashes by itself (RFC 8032), so the message is passed as it is, and no randomness is used.
-	cert.Signature, err = s.Signer.Sign(nil, text, crypto.Hash(0))
+	cert.Signature, err = domain.In(ctx, s.Signer).Sign(nil, text, crypto.Hash(0))
 	if err != nil {
 		return fmt.Errorf("signing certificate: %w", err)
 	}

@@ -402,7 +402,7 @@ func (s *Service) certify(ctx context.Context, r *request, line *domain.Erasure)
 	cert := *line
 	cert.ID, cert.ErasedAt = domain.NewID[domain.ErasureID](s.Env), s.Env.Now()
 	cert.BackupsUntil = cert.ErasedAt.Add(s.Backups)
-	if err := s.sign(&cert); err != nil {
+	if err := s.sign(ctx, &cert); err != nil {
 		return nil, err
 	}
 	act := r.act("erasure.completed")

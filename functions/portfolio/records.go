@@ -109,7 +109,7 @@ func (s *Service) getRecords(ctx context.Context, c *serve.Call) (serve.Answer, 
 		return serve.Answer{}, err
 	}
 	page := recordPage{Version: viewVersion(v.portfolio), Status: statusOf(v.portfolio, product)}
-	if page.Data, err = s.open(&v, product, slices); err != nil {
+	if page.Data, err = s.open(ctx, &v, product, slices); err != nil {
 		return serve.Answer{}, err
 	}
 	if next.portfolio != "" {
@@ -177,10 +177,10 @@ func cut(tx domain.Tx, parts []string, from position, limit int) (out []slice, n
 }
 
 // open decrypts the slices and reads their records, with their provenance filled in.
-func (s *Service) open(v *version, product domain.Product, slices []slice) ([]domain.Record, error) {
+func (s *Service) open(ctx context.Context, v *version, product domain.Product, slices []slice) ([]domain.Record, error) {
 	records := make([]domain.Record, 0, count(slices))
 	for _, sl := range slices {
-		plain, err := s.Opener.Open(v.key, string(product), sl.part.ID, sl.part.Sealed)
+		plain, err := domain.In(ctx, s.Opener).Open(v.key, string(product), sl.part.ID, sl.part.Sealed)
 		if err != nil {
 			return nil, err
 		}

@@ -74,7 +74,7 @@ func (s *Service) getPortfolio(ctx context.Context, c *serve.Call) (serve.Answer
 		return serve.Answer{}, err
 	}
 	if summed {
-		if view.Reconciliation, err = s.summary(&v); err != nil {
+		if view.Reconciliation, err = s.summary(ctx, &v); err != nil {
 			return serve.Answer{}, err
 		}
 	}
@@ -92,8 +92,8 @@ func summable(consent *domain.Consent, p *domain.Portfolio) bool {
 	return len(p.Summary) > 0
 }
 
-func (s *Service) summary(v *version) ([]domain.Reconciliation, error) {
-	plain, err := s.Opener.Open(v.key, "summary", v.portfolio.SummaryMark, v.portfolio.Summary)
+func (s *Service) summary(ctx context.Context, v *version) ([]domain.Reconciliation, error) {
+	plain, err := domain.In(ctx, s.Opener).Open(v.key, "summary", v.portfolio.SummaryMark, v.portfolio.Summary)
 	if err != nil {
 		return nil, fmt.Errorf("reading summary: %w", err)
 	}

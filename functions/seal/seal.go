@@ -71,7 +71,7 @@ func (s *Service) seal(ctx context.Context, c *serve.Call) (serve.Answer, error)
 		return serve.Answer{}, envelope.At("/jwe", err)
 	}
 	return s.begin(ctx, c, "credential.sealed", func(_ *domain.Credential, conn *domain.Connection) (*domain.Credential, error) {
-		sealed, err := s.Sealer.Seal(in.JWE, conn.Binding())
+		sealed, err := s.Sealer.In(ctx).Seal(in.JWE, conn.Binding())
 		if err != nil {
 			return nil, err
 		}

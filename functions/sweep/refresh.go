@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"sluis.internal/shared/domain"
+	"sluis.internal/shared/observe"
 )
 
 const (
@@ -72,7 +73,9 @@ func (s *Service) clients(ctx context.Context) (due []domain.Query, err error) {
 }
 
 // refreshOne queues one session, or stops the schedule if the consent no longer allows it.
-func (s *Service) refreshOne(ctx context.Context, conn *domain.Connection, r *Report) error {
+func (s *Service) refreshOne(ctx context.Context, conn *domain.Connection, r *Report) (failed error) {
+	ctx, span := observe.Root(ctx, "schedule refresh", observe.Custodian(conn.Custodian)) // what it leads to is an act of its own
+	defer func() { span.End(failed) }()
 	loose := s.collectLoose(ctx, conn, r)
 	err := s.queue(ctx, conn, s.Env.Now().Add(time.Duration(r.Refreshes)*s.pace()))
 	if err == nil {

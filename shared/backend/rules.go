@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"reflect"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -35,13 +34,14 @@ var (
 const (
 	MaxBody   = 1 << 20 // of a document as JSON
 	MaxPage   = 8 << 20 // of a page's documents, so that a page of large ones fits in memory; one always fits
-	maxValue  = 1000    // of a Match, From or To
+	maxKey    = 200
+	maxValue  = 1000 // of a Match, From or To
 	maxCursor = 4 << 10
 )
 
 var (
-	nameShape = regexp.MustCompile(`^[a-z][a-z0-9_]{0,47}$`)
-	keyShape  = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,200}$`)
+	nameShape = domain.NewShape(`^[a-z][a-z0-9_]{0,47}$`)
+	keyShape  = domain.NewShape(`^[A-Za-z0-9_.-]+$`) // and at most maxKey: counted in the expression, it would take half a millisecond to compile
 	entryKind = (*domain.Entry)(nil).Kind()
 )
 
@@ -56,7 +56,7 @@ func CheckName(field, name string) error {
 // CheckKey refuses what is no key: Firestore keeps ".", ".." and "__x__" for itself.
 func CheckKey(field, key string) error {
 	reserved := key == "." || key == ".." || len(key) >= 4 && strings.HasPrefix(key, "__") && strings.HasSuffix(key, "__")
-	if !keyShape.MatchString(key) || reserved {
+	if len(key) > maxKey || !keyShape.MatchString(key) || reserved {
 		return domain.Invalidf(field, "want 1 to 200 letters, digits and _ - .")
 	}
 	return nil

@@ -1,7 +1,5 @@
 package domain
 
-import "regexp"
-
 // Product is one kind of data that a consent may cover.
 type Product string
 
@@ -81,7 +79,7 @@ const (
 // Decimal is an exact number in plain notation, for example "-12.50". It is never a float.
 type Decimal string
 
-var decimalShape = regexp.MustCompile(`^-?(0|[1-9][0-9]{0,29})(\.[0-9]{1,18})?$`)
+var decimalShape = NewShape(`^-?(0|[1-9][0-9]{0,29})(\.[0-9]{1,18})?$`)
 
 // Valid says whether d is plain decimal notation with at most 30 digits before and 18 after the point.
 func (d Decimal) Valid() bool { return decimalShape.MatchString(string(d)) }

@@ -162,6 +162,16 @@ type Aging interface {
 	Look(until, next Time) (due bool, e Event)
 }
 
+// In gives a key for the calls of one act. A key that is kept elsewhere tells its keeper which act it is asked for, by ctx;
+// one at hand is given back as it is. That nobody waits any more does not reach it: what a bank has said must be sealed
+// all the same.
+func In[K any](ctx context.Context, key K) K {
+	if far, ok := any(key).(interface{ In(context.Context) any }); ok {
+		return far.In(ctx).(K)
+	}
+	return key
+}
+
 // Secrets reads named secrets: custodians' API credentials, certificates. It returns ErrNotFound for an unknown name.
 type Secrets interface {
 	Secret(ctx context.Context, name string) (Secret, error)

@@ -16,43 +16,40 @@ import (
 // keyring unwraps keysets and remembers them for a while.
 type keyring struct {
 	*memory[tink.AEAD]
-	kek tink.AEAD
 }
 
-func newKeyring(kek tink.AEAD, env domain.Env) *keyring {
-	return &keyring{newMemory[tink.AEAD](env), kek}
-}
+func newKeyring(env domain.Env) *keyring { return &keyring{newMemory[tink.AEAD](env)} }
 
 // keysetLabel ties a wrapped keyset to its connection.
 func keysetLabel(k *domain.DataKey) []byte {
 	return domain.Name("sluis/portfolio/v1", string(k.ClientID), string(k.ConsentID), string(k.ConnectionID))
 }
 
-// keyset returns k unwrapped. The memory goes by all that k says, so that a keyset presented under another
+// keyset returns k unwrapped by the portfolio key. The memory goes by all that k says, so that a keyset presented under another
 // connection, consent or client is unwrapped anew, and refused.
-func (r *keyring) keyset(k *domain.DataKey) (tink.AEAD, error) {
+func (r *keyring) keyset(kek tink.AEAD, k *domain.DataKey) (tink.AEAD, error) {
 	if len(k.Wrapped) == 0 || k.ConnectionID == "" {
 		return nil, fmt.Errorf("unwrapping keyset: %w", ErrSealed)
 	}
-	return r.unwrap(keysetLabel(k), bytes.Clone(k.Wrapped), k.ConnectionID)
+	return r.unwrap(kek, keysetLabel(k), bytes.Clone(k.Wrapped), k.ConnectionID)
 }
 
-func (r *keyring) unwrap(label, wrapped []byte, owner domain.ConnectionID) (tink.AEAD, error) {
-	return r.get(r.name(label, wrapped), owner, func() (tink.AEAD, error) { return unwrapKeyset(r.kek, wrapped, label) })
+func (r *keyring) unwrap(kek tink.AEAD, label, wrapped []byte, owner domain.ConnectionID) (tink.AEAD, error) {
+	return r.get(keysetName(label, wrapped), owner, func() (tink.AEAD, error) { return unwrapKeyset(kek, wrapped, label) })
 }
 
-// name is what a keyset is remembered by.
-func (r *keyring) name(label, wrapped []byte) [sha256.Size]byte {
+// keysetName is what a keyset is remembered by.
+func keysetName(label, wrapped []byte) [sha256.Size]byte {
 	return sha256.Sum256(domain.Name(string(label), string(wrapped)))
 }
 
 // newKeyset makes AES-256-GCM keys, wrapped and tied to label.
-func (r *keyring) newKeyset(label []byte) (handle *keyset.Handle, wrapped []byte, err error) {
+func newKeyset(kek tink.AEAD, label []byte) (handle *keyset.Handle, wrapped []byte, err error) {
 	if handle, err = keyset.NewHandle(aead.AES256GCMKeyTemplate()); err != nil {
 		return nil, nil, fmt.Errorf("making data key: %w", err)
 	}
 	var out bytes.Buffer
-	w := &witness{AEAD: r.kek}
+	w := &witness{AEAD: kek}
 	if err := handle.WriteWithAssociatedData(keyset.NewBinaryWriter(&out), w, label); err != nil {
 		if w.err != nil {
 			err = w.err

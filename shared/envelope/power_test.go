@@ -25,10 +25,10 @@ func TestPowersAreSplitByType(t *testing.T) {
 		value any
 		want  []string
 	}{
-		{&Sealer{}, []string{"Seal"}},
-		{&Opener{}, []string{"OpenCode", "OpenCredentials"}},
-		{&Closer{}, []string{"Close", "Forget", "NewDataKey"}},
-		{&Reader{}, []string{"Forget", "Open"}},
+		{&Sealer{}, []string{"In", "Seal"}},
+		{&Opener{}, []string{"In", "OpenCode", "OpenCredentials"}},
+		{&Closer{}, []string{"Close", "Forget", "In", "NewDataKey"}},
+		{&Reader{}, []string{"Forget", "In", "Open"}},
 		{closingHalf{}, []string{"Encrypt"}},
 		{openingHalf{}, []string{"Decrypt"}},
 		{innerHalf{}, []string{"Decrypt", "Public"}},

@@ -18,6 +18,7 @@ import (
 // concurrent use.
 type Shared struct {
 	ring  *keyring
+	kek   WrappingKey
 	label []byte
 
 	mu      sync.Mutex
@@ -27,7 +28,7 @@ type Shared struct {
 
 // NewShared makes a Shared under a key, for one use that name tells.
 func NewShared(kek WrappingKey, env domain.Env, name string) *Shared {
-	return &Shared{ring: newKeyring(kek, env), label: domain.Name("sluis/shared/v1", name)}
+	return &Shared{ring: newKeyring(env), kek: kek, label: domain.Name("sluis/shared/v1", name)}
 }
 
 // Encrypt implements domain.Encrypter: the length of the wrapped data key (2 bytes, big-endian), that key, and then what
@@ -54,7 +55,7 @@ func (s *Shared) Decrypt(sealed, label []byte) ([]byte, error) {
 	if sealed = sealed[2:]; len(sealed) < n {
 		return nil, ErrSealed
 	}
-	key, err := s.ring.unwrap(s.label, bytes.Clone(sealed[:n]), "")
+	key, err := s.ring.unwrap(s.kek, s.label, bytes.Clone(sealed[:n]), "")
 	if err != nil {
 		return nil, err
 	}
@@ -67,15 +68,15 @@ func (s *Shared) current() (tink.AEAD, []byte, error) {
 	defer s.mu.Unlock()
 	now := s.ring.env.Now()
 	if s.wrapped != nil && now.Before(s.until) {
-		key, err := s.ring.unwrap(s.label, s.wrapped, "")
+		key, err := s.ring.unwrap(s.kek, s.label, s.wrapped, "")
 		return key, s.wrapped, err
 	}
-	handle, wrapped, err := s.ring.newKeyset(s.label)
+	handle, wrapped, err := newKeyset(s.kek, s.label)
 	if err != nil {
 		return nil, nil, err
 	}
 	s.wrapped, s.until = wrapped, now.Add(KeysetLife)
-	key, err := s.ring.get(s.ring.name(s.label, wrapped), "", func() (tink.AEAD, error) { return aead.New(handle) })
+	key, err := s.ring.get(keysetName(s.label, wrapped), "", func() (tink.AEAD, error) { return aead.New(handle) })
 	return key, wrapped, err
 }
 

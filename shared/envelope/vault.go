@@ -24,10 +24,13 @@ type WrappingKey interface {
 
 // Closer makes a connection's keyset and closes what was read under it. It has no way to open what it closed.
 // Extraction has one. Safe for concurrent use.
-type Closer struct{ ring *keyring }
+type Closer struct {
+	ring *keyring
+	kek  WrappingKey
+}
 
 // NewCloser makes a Closer under the portfolio key.
-func NewCloser(kek WrappingKey, env domain.Env) *Closer { return &Closer{newKeyring(kek, env)} }
+func NewCloser(kek WrappingKey, env domain.Env) *Closer { return &Closer{newKeyring(env), kek} }
 
 // NewDataKey makes the keyset of a connection: AES-256-GCM, wrapped by the portfolio key and tied to client, consent
 // and connection.
@@ -38,7 +41,7 @@ func (c *Closer) NewDataKey(b domain.Binding) (*domain.DataKey, error) {
 	k := &domain.DataKey{ConnectionID: b.ConnectionID, ClientID: b.ClientID, ConsentID: b.ConsentID, Custodian: b.Custodian, CreatedAt: c.ring.env.Now()}
 	k.RewrapAt = k.CreatedAt.Add(domain.RewrapEvery)
 	var err error
-	_, k.Wrapped, err = c.ring.newKeyset(keysetLabel(k))
+	_, k.Wrapped, err = newKeyset(c.kek, keysetLabel(k))
 	if err != nil {
 		return nil, err
 	}
@@ -51,7 +54,7 @@ func (c *Closer) Close(k *domain.DataKey, what, id string, plain []byte) ([]byte
 	if len(plain) > MaxPlain {
 		return nil, ErrPartTooLarge
 	}
-	key, err := c.ring.keyset(k)
+	key, err := c.ring.keyset(c.kek, k)
 	if err != nil {
 		return nil, err
 	}
@@ -104,16 +107,19 @@ func partLabel(k *domain.DataKey, what, id string) []byte {
 }
 
 // Reader opens what a Closer closed, and can close nothing. The portfolio function has one. Safe for concurrent use.
-type Reader struct{ ring *keyring }
+type Reader struct {
+	ring *keyring
+	kek  readOnly
+}
 
 // NewReader makes a Reader under the opening half of the portfolio key.
 func NewReader(kek domain.Decrypter, env domain.Env) *Reader {
-	return &Reader{newKeyring(readOnly{kek}, env)}
+	return &Reader{newKeyring(env), readOnly{kek}}
 }
 
 // Open opens a part and decompresses it, up to MaxPlain bytes. what and id are those given to Close.
 func (r *Reader) Open(k *domain.DataKey, what, id string, sealed []byte) ([]byte, error) {
-	key, err := r.ring.keyset(k)
+	key, err := r.ring.keyset(r.kek, k)
 	if err != nil {
 		return nil, err
 	}

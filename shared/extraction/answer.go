@@ -46,7 +46,7 @@ func (e *Engine) answer(ctx context.Context, s *domain.Session, r domain.AnswerR
 	if r.Kind == domain.AnswerCancel {
 		return e.fail(ctx, j, &Failure{Reason: domain.ReasonSCARejected, Err: errors.New("the investor gave up")})
 	}
-	in, err := e.input(r)
+	in, err := e.input(ctx, r)
 	if err != nil {
 		return errors.Join(err, e.backToRest(ctx, j))
 	}
@@ -105,10 +105,10 @@ func (e *Engine) claimAnswer(ctx context.Context, seen *domain.Session, r domain
 var errOver = &domain.Error{Kind: domain.Gone, Code: "challenge_over", Message: "this question of the bank is over"}
 
 // input turns an answer into a step's input; a code is opened here and nowhere else.
-func (e *Engine) input(r domain.AnswerRequest) (Input, error) {
+func (e *Engine) input(ctx context.Context, r domain.AnswerRequest) (Input, error) {
 	switch r.Kind {
 	case domain.AnswerCode:
-		code, err := e.Opener.OpenCode(r.SealedCode, r.ChallengeID, e.Env.Now())
+		code, err := e.Opener.In(ctx).OpenCode(r.SealedCode, r.ChallengeID, e.Env.Now())
 		return Input{Kind: InputCode, Code: code}, err
 	case domain.AnswerPoll:
 		return Input{Kind: InputPoll}, nil
@@ -153,7 +153,7 @@ func (e *Engine) answerFailed(ctx context.Context, j *job, cause error) error {
 
 // verified notes that SCA is passed, keeps the way in, and leaves the reading to an event.
 func (e *Engine) verified(ctx context.Context, j *job, p *Portfolio) error {
-	sealed, err := e.sealState(j.session, p.State)
+	sealed, err := e.sealState(ctx, j.session, p.State)
 	if err != nil {
 		return e.fail(ctx, j, err)
 	}

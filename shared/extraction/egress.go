@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -20,6 +19,7 @@ import (
 	"code.dny.dev/ssrf"
 
 	"sluis.internal/shared/domain"
+	"sluis.internal/shared/observe"
 )
 
 // Limits of the egress guard. An answer is counted after decompression.
@@ -106,8 +106,8 @@ func (g *Gate) Phase() Phase {
 }
 
 var (
-	plainSegment  = regexp.MustCompile(`^[A-Za-z0-9._~-]+$`)
-	namedSegment  = regexp.MustCompile(`^\{[a-z][a-z_]*\}$`)
+	plainSegment  = domain.NewShape(`^[A-Za-z0-9._~-]+$`)
+	namedSegment  = domain.NewShape(`^\{[a-z][a-z_]*\}$`)
 	knownMethods  = []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete}
 	errUndeclared = errors.New("no such request is declared for this phase")
 )
@@ -184,7 +184,7 @@ func (g *Gate) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		return nil, err
 	}
-	resp, err := g.base.RoundTrip(req)
+	resp, err := g.traced(req)
 	if err != nil {
 		return nil, err
 	}
@@ -194,6 +194,20 @@ func (g *Gate) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	resp.Body = &limited{ReadCloser: resp.Body, left: g.MaxResponse, limit: g.MaxResponse}
 	return resp, nil
+}
+
+// traced sends req, and tells of it what was declared, never what it asks for.
+func (g *Gate) traced(req *http.Request) (*http.Response, error) {
+	template := g.shownMethod(req) + " " + g.shownPath(req)
+	ctx, span := observe.Begin(req.Context(), observe.Asked, template, observe.Route(template), observe.Host(g.shownHost(req)))
+	resp, err := g.base.RoundTrip(req.WithContext(ctx))
+	if err == nil {
+		span.Status(resp.StatusCode)
+	} else {
+		span.Status(0)
+	}
+	span.End(nil)
+	return resp, err
 }
 
 // judge gives the reason why req may not pass, or nil.
@@ -289,7 +303,7 @@ var refusedHeaders = []string{"host", "cookie", "cookie2", "connection", "upgrad
 	"content-length", "expect", "forwarded", "via", "keep-alive", "http2-settings"}
 
 // headerName is a field name of RFC 9110, section 5.1, as far as we need it.
-var headerName = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
+var headerName = domain.NewShape(`^[A-Za-z0-9_-]+$`)
 
 // printable says whether text is ASCII from lowest to highest, and thus without what ends a line.
 func printable(text string, lowest, highest byte) bool {

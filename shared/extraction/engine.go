@@ -105,7 +105,7 @@ func (e *Engine) advance(ctx context.Context, s *domain.Session, delayed bool) e
 func (e *Engine) run(ctx context.Context, j *job) error {
 	in := Input{Kind: InputResume}
 	if j.credential != nil {
-		fields, err := e.Opener.OpenCredentials(j.credential.Sealed, j.credential.InnerKey, j.connection.Binding())
+		fields, err := e.Opener.In(ctx).OpenCredentials(j.credential.Sealed, j.credential.InnerKey, j.connection.Binding())
 		if err != nil {
 			return e.fail(ctx, j, &Failure{Reason: domain.ReasonInternal, Unjudged: true, Retry: domain.KindOf(err) == domain.Unavailable, Err: err})
 		}
@@ -385,7 +385,7 @@ func (e *Engine) step(ctx context.Context, j *job, in Input) (gate *Gate, out Ou
 			err = &Failure{Reason: domain.ReasonInternal}
 		}
 	}()
-	state, err := e.openState(j.session)
+	state, err := e.openState(ctx, j.session)
 	if err != nil {
 		return nil, Outcome{}, &Failure{Reason: domain.ReasonInternal, Unjudged: true, Retry: domain.KindOf(err) == domain.Unavailable, Err: err}
 	}
@@ -410,11 +410,11 @@ func (e *Engine) step(ctx context.Context, j *job, in Input) (gate *Gate, out Ou
 	return gate, out, err
 }
 
-func (e *Engine) openState(s *domain.Session) (domain.Secret, error) {
+func (e *Engine) openState(ctx context.Context, s *domain.Session) (domain.Secret, error) {
 	if len(s.Sealed) == 0 {
 		return domain.Secret{}, nil
 	}
-	return envelope.Open(e.State, envelope.SessionLabel(s), s.Sealed)
+	return envelope.Open(domain.In(ctx, e.State), envelope.SessionLabel(s), s.Sealed)
 }
 
 func (e *Engine) visit(s *domain.Session, gate *Gate, state domain.Secret) Session {

@@ -313,7 +313,7 @@ func (r *reading) stage(ctx context.Context, p domain.Product, b *batch, parts [
 	if err := r.dataKey(ctx); err != nil {
 		return nil, err
 	}
-	sealed, err := r.e.Portfolio.Close(r.key, string(p), id, b.lines.Bytes())
+	sealed, err := r.e.Portfolio.In(ctx).Close(r.key, string(p), id, b.lines.Bytes())
 	if err != nil {
 		return nil, err
 	}
@@ -344,7 +344,7 @@ func (r *reading) dataKey(ctx context.Context) error {
 }
 
 func (r *reading) newDataKey(ctx context.Context) error {
-	fresh, err := r.e.Portfolio.NewDataKey(r.j.connection.Binding())
+	fresh, err := r.e.Portfolio.In(ctx).NewDataKey(r.j.connection.Binding())
 	if err != nil {
 		return err
 	}
@@ -485,7 +485,7 @@ func (r *reading) version(ctx context.Context) (*domain.Portfolio, error) {
 	if err := r.dataKey(ctx); err != nil {
 		return nil, err
 	}
-	v.Summary, err = r.e.Portfolio.Close(r.key, "summary", v.SummaryMark, summary)
+	v.Summary, err = r.e.Portfolio.In(ctx).Close(r.key, "summary", v.SummaryMark, summary)
 	return v, err
 }
 

@@ -119,6 +119,9 @@ func (e *Engine) settleOnce(ctx context.Context, j *job, act domain.Act, fn func
 		if err != nil {
 			return err
 		}
+		if t.open() {
+			a.Details["method"] = t.challenge.Method
+		}
 		if err := fn(tx, c, t, a); err != nil {
 			return err
 		}
@@ -160,7 +163,7 @@ func (t *settled) judge(tx domain.Tx, f *Failure, before domain.CredentialState,
 // suspend keeps the bank's question and lets the session rest until somebody answers, or nobody does in time. fresh says that
 // the bank asked anew, so that the time to answer begins again.
 func (e *Engine) suspend(ctx context.Context, j *job, q *Challenge, fresh bool) error {
-	sealed, err := e.sealState(j.session, q.State)
+	sealed, err := e.sealState(ctx, j.session, q.State)
 	if err != nil {
 		return e.fail(ctx, j, err)
 	}
@@ -180,7 +183,7 @@ func (e *Engine) suspend(ctx context.Context, j *job, q *Challenge, fresh bool) 
 				ConsentID: t.session.ConsentID, ConnectionID: t.session.ConnectionID, Custodian: t.session.Custodian,
 				State: domain.SCARequired, CreatedAt: now, ExpiresAt: t.session.ExpiresAt}
 		}
-		if err := e.ask(t.challenge, q, anew, now); err != nil {
+		if err := e.ask(ctx, t.challenge, q, anew, now); err != nil {
 			return err
 		}
 		a.Details["challenge"], a.Details["method"], a.Details["sca"] = string(t.challenge.ID), q.Method, string(t.challenge.State)
@@ -210,7 +213,7 @@ func (e *Engine) lookAfter(tx domain.Tx, t *settled) error {
 }
 
 // ask brings the challenge to what the bank asks now.
-func (e *Engine) ask(c *domain.Challenge, q *Challenge, fresh bool, now domain.Time) error {
+func (e *Engine) ask(ctx context.Context, c *domain.Challenge, q *Challenge, fresh bool, now domain.Time) error {
 	if c.State != q.Status {
 		if err := c.Move(q.Status, now); err != nil {
 			return err
@@ -235,7 +238,7 @@ func (e *Engine) ask(c *domain.Challenge, q *Challenge, fresh bool, now domain.T
 	if err != nil {
 		return err
 	}
-	c.Display, err = envelope.Seal(e.Display, envelope.DisplayLabel(c), display)
+	c.Display, err = envelope.Seal(domain.In(ctx, e.Display), envelope.DisplayLabel(c), display)
 	return err
 }
 
@@ -252,11 +255,11 @@ func (e *Engine) giveUp(ctx context.Context, j *job, reason domain.Reason) error
 
 // opened keeps the way back in, so that a reading that breaks off begins again without a login.
 func (e *Engine) opened(ctx context.Context, j *job, p *Portfolio) error {
-	if j.credential == nil && e.same(j.session, p.State) {
+	if j.credential == nil && e.same(ctx, j.session, p.State) {
 		clear(p.State)
 		return nil
 	}
-	sealed, err := e.sealState(j.session, p.State)
+	sealed, err := e.sealState(ctx, j.session, p.State)
 	if err != nil {
 		return err
 	}
@@ -272,14 +275,14 @@ func (e *Engine) opened(ctx context.Context, j *job, p *Portfolio) error {
 }
 
 // sealState closes the connector's state for the store and wipes it.
-func (e *Engine) sealState(s *domain.Session, state []byte) ([]byte, error) {
+func (e *Engine) sealState(ctx context.Context, s *domain.Session, state []byte) ([]byte, error) {
 	defer clear(state)
-	return envelope.Seal(e.State, envelope.SessionLabel(s), state)
+	return envelope.Seal(domain.In(ctx, e.State), envelope.SessionLabel(s), state)
 }
 
 // same says whether state is what the session already keeps.
-func (e *Engine) same(s *domain.Session, state []byte) bool {
-	kept, err := e.openState(s)
+func (e *Engine) same(ctx context.Context, s *domain.Session, state []byte) bool {
+	kept, err := e.openState(ctx, s)
 	defer kept.Wipe()
 	return err == nil && bytes.Equal(kept.Reveal(), state)
 }
@@ -547,7 +550,7 @@ func (e *Engine) late(s *domain.Session, action string) domain.Act {
 // expire ends a suspended session whose time to answer is over.
 func (e *Engine) expire(ctx context.Context, s *domain.Session, event domain.Event) error {
 	var early time.Duration
-	err := domain.Perform(ctx, e.Env, e.Store, e.act(s, "session.expired"), func(tx domain.Tx, _ *domain.Consent, _ *domain.Act) error {
+	err := domain.Perform(ctx, e.Env, e.Store, e.act(s, "session.expired"), func(tx domain.Tx, _ *domain.Consent, a *domain.Act) error {
 		t, err := look(tx, s)
 		if err != nil {
 			return err
@@ -561,6 +564,9 @@ func (e *Engine) expire(ctx context.Context, s *domain.Session, event domain.Eve
 				early = t.challenge.AnswerBy.Sub(e.Env.Now())
 			}
 			return errNothing
+		}
+		if t.open() {
+			a.Details["method"] = t.challenge.Method
 		}
 		return errors.Join(e.end(tx, t, domain.ReasonSCAExpired), tx.Put(t.session), tx.Put(t.connection))
 	})
@@ -637,7 +643,7 @@ func (e *Engine) closeBank(ctx context.Context, id domain.SessionID) error {
 func (e *Engine) endAtBank(ctx context.Context, s *domain.Session) (err error) {
 	ctx, done := context.WithTimeout(ctx, endTimeout)
 	defer done()
-	state, err := e.openState(s)
+	state, err := e.openState(ctx, s)
 	if err != nil {
 		return err
 	}

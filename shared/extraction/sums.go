@@ -3,7 +3,6 @@ package extraction
 import (
 	"errors"
 	"maps"
-	"regexp"
 	"slices"
 
 	"github.com/shopspring/decimal"
@@ -70,7 +69,7 @@ func (s *sums) add(record domain.Record) error {
 	return err
 }
 
-var currencyShape = regexp.MustCompile(`^[A-Z]{3}$`)
+var currencyShape = domain.NewShape(`^[A-Z]{3}$`)
 
 // isAmount refuses what is no amount: a sum that left it out would be wrong, and a number such as 1e999999999 would
 // fill the memory.

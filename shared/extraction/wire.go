@@ -1,6 +1,7 @@
 package extraction
 
 import (
+	"context"
 	"crypto"
 	"crypto/x509"
 	"fmt"
@@ -51,4 +52,9 @@ func New(store domain.Store, env domain.Env, c domain.Custodian, keys Keys, secr
 type whole struct {
 	domain.Encrypter
 	domain.Decrypter
+}
+
+// In is the same key for the calls of one act: domain.In.
+func (w whole) In(ctx context.Context) any {
+	return whole{domain.In(ctx, w.Encrypter), domain.In(ctx, w.Decrypter)}
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,9 +16,8 @@ import (
 	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc"
-	"go.opentelemetry.io/otel/propagation"
-
 	"sluis.internal/shared/domain"
+	"sluis.internal/shared/observe"
 )
 
 // Callers are the service accounts that may call a function which nobody else may: Pub/Sub's push, the scheduler, another
@@ -113,20 +113,21 @@ func Push(h Host, handle domain.Handler) Face {
 			slog.ErrorContext(ctx, "what was pushed is no event")
 			return nil
 		}
-		ctx = propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier(push.Message.Attributes))
+		// The push is a part of the act that emitted the event, and so is what comes of it.
+		ctx = observe.In(ctx, push.Message.Attributes["traceparent"])
 		return h.Deliver(context.WithoutCancel(ctx), e, handle) // Pub/Sub may not wait as long as a bank takes
 	})
 }
 
 // Told takes a call of another function of ours, with what it says as JSON.
 func Told[Q any](h Host, handle func(context.Context, Q) error) Face {
-	return NewCallers(h.Callers()).only(func(ctx context.Context, c *Call) error {
+	return observed(NewCallers(h.Callers()).only(func(ctx context.Context, c *Call) error {
 		var q Q
 		if err := c.Decode(&q); err != nil {
 			return err
 		}
 		return handle(ctx, q)
-	})
+	}))
 }
 
 // only lets nobody else through to fn, which answers 204 or a problem.
@@ -158,7 +159,9 @@ func Tell(ctx context.Context, client *http.Client, address string, v any) error
 		return err
 	}
 	q.Header.Set("Content-Type", "application/json")
-	propagation.TraceContext{}.Inject(ctx, propagation.HeaderCarrier(q.Header))
+	if at := observe.Traceparent(ctx); at != "" {
+		q.Header.Set("traceparent", at)
+	}
 	a, err := client.Do(q)
 	if err != nil {
 		return &domain.Error{Kind: domain.Unavailable, Code: "function_unavailable", Message: "something on our side does not answer; try again", Err: err}
@@ -214,7 +217,9 @@ func Lazy[C any](open func(context.Context) (C, error), wire func(C) (Face, erro
 		}
 		return face, err
 	}
+	opening := sync.OnceFunc(collectLater)
 	return func(w http.ResponseWriter, r *http.Request) {
+		opening()
 		h, err := get(r.Context())
 		if err != nil {
 			slog.ErrorContext(r.Context(), "the function does not open", "error", err)
@@ -222,8 +227,23 @@ func Lazy[C any](open func(context.Context) (C, error), wire func(C) (Face, erro
 			WriteProblem(w, &domain.Error{Kind: domain.Unavailable, Code: "starting", Message: "try again", RetryAfter: time.Second})
 			return
 		}
-		h.ServeHTTP(w, r.WithContext(propagation.TraceContext{}.Extract(r.Context(), propagation.HeaderCarrier(r.Header))))
+		h.ServeHTTP(w, r.WithContext(observe.In(r.Context(), r.Header.Get("traceparent"))))
+		if o, ok := any(*home).(interface{ Ended() }); ok { // told of the end of each request, while there is a processor
+			o.Ended()
+		}
 	}
+}
+
+// collectLater lets a function that opens do so without collecting garbage, as nearly all that is made then is there to stay:
+// for a second, what is in use may grow to five times itself.
+func collectLater() {
+	const generous = 400
+	usual := debug.SetGCPercent(generous)
+	if usual < 0 || usual > generous { // the operator's choice is more generous
+		debug.SetGCPercent(usual)
+		return
+	}
+	time.AfterFunc(time.Second, func() { debug.SetGCPercent(usual) })
 }
 
 // Mux is a function's own face: its routes, and problems for everything else.

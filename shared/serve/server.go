@@ -40,7 +40,7 @@ func Secured(h http.Handler) http.Handler {
 // Known lets those requests through to mux that it has a pattern for, and answers the others with problems, in JSON
 // as everything for programs. lost, unless it is nil, answers in their stead where there is nothing at an address.
 func Known(mux *http.ServeMux, lost http.Handler) http.Handler {
-	return Secured(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return observed(Secured(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		handler, pattern := mux.Handler(r)
 		if pattern != "" {
 			mux.ServeHTTP(w, r)
@@ -59,7 +59,7 @@ func Known(mux *http.ServeMux, lost http.Handler) http.Handler {
 		w.Header()["Allow"] = said.header["Allow"]
 		writeProblem(w, Problem{Type: "about:blank", Title: http.StatusText(said.status), Status: said.status, Code: "method_not_allowed",
 			Detail: "this address takes other methods; the header Allow lists them"})
-	}))
+	})))
 }
 
 // verdict is what a ServeMux says of a request that it has no pattern for, without its text.

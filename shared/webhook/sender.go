@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"sluis.internal/shared/domain"
+	"sluis.internal/shared/observe"
 )
 
 // Bounds of one attempt.
@@ -93,13 +94,15 @@ func (r Result) Busy() bool {
 
 // Send makes one attempt, within 20 seconds. However it goes is in the Result; an error means that nothing can be said
 // of the endpoint, because a secret is unusable or ctx was cancelled.
-func (s *Sender) Send(ctx context.Context, m Message) (Result, error) {
+func (s *Sender) Send(ctx context.Context, m Message) (r Result, err error) {
+	ctx, span := observe.Begin(ctx, observe.Asked, "POST webhook")
+	defer func() { span.Status(r.Attempt.Status); span.End(err) }()
 	start := s.env.Now()
 	signature, err := Sign(m.ID, start, m.Body, m.Secrets...)
 	if err != nil {
 		return Result{}, err
 	}
-	r := Result{Attempt: domain.Attempt{At: start}}
+	r = Result{Attempt: domain.Attempt{At: start}}
 	if s.rules.Validate(m.URL) != nil { // the operator's rules may have changed since the client gave the address
 		r.Attempt.Failure = FailureAddress
 		return r, nil

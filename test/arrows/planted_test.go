@@ -142,6 +142,7 @@ var planted = []struct {
 	{"libraries have their place", map[string]string{"shared/serve/x_test.go": `package serve; import "database/sql"`}, nil, "SQL drivers"},
 	{"libraries have their place", map[string]string{"functions/sluis/x.go": `package main; import "github.com/jackc/pgx/v5"`}, nil, "SQL drivers"},
 	{"libraries have their place", map[string]string{"shared/backend/gcp/x.go": `package gcp; import "modernc.org/sqlite"`}, nil, "SQL drivers"},
+	{"libraries have their place", map[string]string{"shared/serve/x.go": `package serve; import "go.opentelemetry.io/otel/trace"`}, nil, "OpenTelemetry"},
 	{"libraries have their place", map[string]string{"functions/seal/seal.go": `package seal; import "github.com/GoogleCloudPlatform/functions-framework-go/functions"`}, nil, "functions-framework"},
 	{"libraries have their place", map[string]string{"functions/sluis/function.go": `package main; import "github.com/GoogleCloudPlatform/functions-framework-go/funcframework"`}, nil, "functions-framework"},
 	{"libraries have their place", map[string]string{"shared/serve/function.go": `package serve; import "github.com/GoogleCloudPlatform/functions-framework-go/functions"`}, nil, "functions-framework"},

@@ -37,6 +37,7 @@ import (
 	"sluis.internal/shared/backend/gcp/gcptest"
 	"sluis.internal/shared/domain"
 	"sluis.internal/test/house"
+	"sluis.internal/shared/observe/observetest"
 )
 
 const custodian = "sandbox-comdirect"
@@ -59,6 +60,7 @@ type region struct {
 	second            net.Listener             // another address that webhooks may go to
 	calls             map[string]int           // of functions, since they were taken last
 	waiting           map[string]chan struct{} // closed when the function is called
+	told              *observetest.Receiver    // of all functions' spans and metrics
 
 	unruly    *unruly // how Pub/Sub behaves; nil is well
 	mu        sync.Mutex
@@ -92,7 +94,7 @@ func open(t testing.TB, o options) *region {
 	t.Helper()
 	gcptest.Emulators(t)
 	r := &region{t: t, options: o, unruly: o.unruly, project: "p-" + random(4), vault: gcptest.NewVault(t), issuer: gcptest.NewIssuer(t),
-		functions: map[string]*function{}, calls: map[string]int{}, waiting: map[string]chan struct{}{}, secrets: map[string][]byte{}}
+		functions: map[string]*function{}, calls: map[string]int{}, waiting: map[string]chan struct{}{}, secrets: map[string][]byte{}, told: observetest.NewReceiver(t)}
 	r.firestore, r.pubsub = gcptest.NewMeter(t, os.Getenv("FIRESTORE_EMULATOR_HOST")), gcptest.NewMeter(t, os.Getenv("PUBSUB_EMULATOR_HOST"))
 	o.tap.at(r)
 	var err error
@@ -326,7 +328,7 @@ func (r *region) deploy(f home.Function) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	d.environ = []string{"PORT=" + port, "FUNCTION_TARGET=" + f.EntryPoint, "GOOGLE_CLOUD_PROJECT=" + r.project, "SLUIS_REGION=europe-west4",
+	d.environ = []string{"PORT=" + port, "OTEL_EXPORTER_OTLP_ENDPOINT=" + r.told.URL, "FUNCTION_TARGET=" + f.EntryPoint, "GOOGLE_CLOUD_PROJECT=" + r.project, "SLUIS_REGION=europe-west4",
 		"FIRESTORE_EMULATOR_HOST=" + r.firestore.For(r.t, f.Name), "PUBSUB_EMULATOR_HOST=" + r.pubsub.For(r.t, f.Name),
 		"KMS_EMULATOR_HOST=" + r.vault.Host, "SECRET_MANAGER_EMULATOR_HOST=" + r.vault.Host, "SLUIS_IDENTITY=" + d.identity(),
 		"GCE_METADATA_HOST=" + r.metadata(d), "SLUIS_ISSUER=" + r.issuer.URL, "SLUIS_AUDIENCE=" + d.url,

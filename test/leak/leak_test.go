@@ -14,6 +14,7 @@ import (
 	"sluis.internal/functions/sluis/home"
 	"sluis.internal/functions/sluis/journey"
 	"sluis.internal/shared/domain"
+	"sluis.internal/shared/observe/observetest"
 	"sluis.internal/test/house"
 )
 
@@ -105,7 +106,8 @@ func (s *scene) play(t *testing.T, all []journey.Journey, after func(step string
 // TestNothingLeaks plays every journey and looks everywhere.
 func TestNothingLeaks(t *testing.T) {
 	var webhooks Buffer
-	s := openScene(t, &webhooks)
+	told := observetest.NewReceiver(t)
+	s := openScene(t, &webhooks, "OTEL_EXPORTER_OTLP_ENDPOINT="+told.URL)
 	archive, err := OpenArchive(s.Data, s.search)
 	if err != nil {
 		t.Fatal(err)
@@ -137,6 +139,7 @@ func TestNothingLeaks(t *testing.T) {
 		t.Error(err)
 	}
 	places := append(slices.Concat(s.traffic.Answers(), s.traffic.Addresses(), s.kept(t, "data directory after the journeys")), Place{"log", nil, File(s.Log)}, Place{"command", nil, Command(s.PID())}, Place{"temporary files", nil, Files(s.tmp)},
+		Place{"telemetry", nil, s.everythingTold(t, told)},
 		Place{"webhooks", []Class{Reference}, Text("all", OnlyWebhooks(webhooks.Bytes()))},
 		Place{"addresses asked of the bank", []Class{Personal}, Text("all", []byte(strings.Join(s.witness.Asked(), "\n")))})
 	tour, err := s.search.Visit(places...)
@@ -154,6 +157,40 @@ func TestNothingLeaks(t *testing.T) {
 		t.Errorf("the bank hands out a field %s: bankFields does not say what it is", field)
 	}
 	t.Logf("%d bytes searched, %d in documents", tour.Bytes, archive.Tour.Bytes)
+}
+
+// everythingTold is what the house exports of itself, once a last request has come there.
+func (s *scene) everythingTold(t *testing.T, told *observetest.Receiver) Pieces {
+	t.Helper()
+	s.send(t, s.place.API, "HEAD", "/last", "")
+	last := func() bool {
+		return slices.ContainsFunc(told.Spans(), func(span observetest.Span) bool { return span.Name == "HEAD" })
+	}
+	for end := time.Now().Add(time.Minute); !last(); time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the last request was never told of")
+		}
+	}
+	if n, points := len(told.Spans()), len(told.Points()); n < 2000 || points < 20 {
+		t.Errorf("only %d spans and %d points were told", n, points)
+	}
+	return func(each func(string, []byte)) error {
+		for i, raw := range told.Raw() {
+			each(fmt.Sprint("export ", i), raw)
+		}
+		return nil
+	}
+}
+
+// onlyWebhooks are the lines of a record that are webhooks.
+func onlyWebhooks(record []byte) []byte {
+	var out []string
+	for line := range strings.Lines(string(record)) {
+		if strings.Contains(line, `"kind":"webhook"`) {
+			out = append(out, line)
+		}
+	}
+	return []byte(strings.Join(out, ""))
 }
 
 // sawEnough makes sure that the search was not blind: in every place where a class may be, it is.

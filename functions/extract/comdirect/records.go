@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -256,7 +255,7 @@ func (i *instrument) security(wkn, id string) (domain.Security, error) {
 	return s, err
 }
 
-var isinShape = regexp.MustCompile(`^[A-Z]{2}[A-Z0-9]{9}[0-9]$`)
+var isinShape = domain.NewShape(`^[A-Z]{2}[A-Z0-9]{9}[0-9]$`)
 
 func or(a, b string) string {
 	if a != "" {

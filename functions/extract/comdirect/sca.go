@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -196,9 +195,9 @@ func (v *visit) sendAuthorised(ctx context.Context, c call) (*http.Response, err
 }
 
 var (
-	challengeID = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+	challengeID = domain.NewShape(`^[A-Za-z0-9_-]{1,64}$`)
 	// masked is what a destination may look like; anything else is not shown.
-	masked = regexp.MustCompile(`^[0-9+*Xx ./()-]{4,32}$`)
+	masked = domain.NewShape(`^[0-9+*Xx ./()-]{4,32}$`)
 )
 
 // understand makes of the bank's header what we keep and show.
@@ -244,7 +243,7 @@ func (v *visit) kind(method string) string {
 	return ""
 }
 
-var tanShape = regexp.MustCompile(`^[A-Za-z0-9]{1,20}$`)
+var tanShape = domain.NewShape(`^[A-Za-z0-9]{1,20}$`)
 
 // code hands in what the investor typed. What cannot be a TAN is not shown to the bank, which would count it.
 func (v *visit) code(ctx context.Context, code domain.Secret) (extraction.Outcome, error) {

@@ -2,7 +2,6 @@ package comdirect
 
 import (
 	"errors"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -67,9 +66,9 @@ const (
 )
 
 var (
-	currencyShape = regexp.MustCompile(`^[A-Z]{3}$`)
-	otherUnits    = regexp.MustCompile(`^XX[XCMPU]$`)
-	numberShape   = regexp.MustCompile(`^[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,2})?$`)
+	currencyShape = domain.NewShape(`^[A-Z]{3}$`)
+	otherUnits    = domain.NewShape(`^XX[XCMPU]$`)
+	numberShape   = domain.NewShape(`^[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,2})?$`)
 )
 
 func isCurrency(unit string) bool {
@@ -176,7 +175,7 @@ func day(t text) (domain.Date, error) {
 	return domain.Date(first.AddDate(0, 0, min(n, last)-1).Format(time.DateOnly)), nil
 }
 
-var shortZone = regexp.MustCompile(`[+-][0-9]{2}$`)
+var shortZone = domain.NewShape(`[+-][0-9]{2}$`)
 
 // moment is the time that t states as RFC 3339: the bank writes zones as +01 and fractions after a comma. Where only
 // the day can be read it is that, and empty where nothing can: a time stamp is no reason to lose a record.

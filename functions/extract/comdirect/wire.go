@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
-	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -224,7 +223,7 @@ type business struct {
 }
 
 // harmless is a code that can neither hold a name nor a number of somebody.
-var harmless = regexp.MustCompile(`^[A-Za-z][A-Za-z_.-]{0,63}$`)
+var harmless = domain.NewShape(`^[A-Za-z][A-Za-z_.-]{0,63}$`)
 
 func (v *visit) refused(c call, resp *http.Response) *refusal {
 	r := &refusal{what: template(c.path), status: resp.StatusCode, after: v.retryAfter(resp.Header.Get("Retry-After"))}
@@ -249,7 +248,7 @@ func (v *visit) refused(c call, resp *http.Response) *refusal {
 }
 
 // literals are the segments of declared paths; any other is an identifier.
-var literals = regexp.MustCompile(`^(api|oauth|token|revoke|session|sessions|clients|user|v[0-9]|validate|authentications|` +
+var literals = domain.NewShape(`^(api|oauth|token|revoke|session|sessions|clients|user|v[0-9]|validate|authentications|` +
 	`banking|accounts|balances|brokerage|depots|positions|transactions|orders)$`)
 
 // template is a path without the identifiers in it.
@@ -405,4 +404,4 @@ func misunderstood(err error) *extraction.Failure {
 }
 
 // plainID is an identifier that can stand in a path. A bank's answer is never put into an address otherwise.
-var plainID = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+var plainID = domain.NewShape(`^[A-Za-z0-9_-]{1,64}$`)

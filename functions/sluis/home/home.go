@@ -32,6 +32,7 @@ import (
 	"sluis.internal/shared/domain"
 	"sluis.internal/shared/envelope"
 	"sluis.internal/shared/extraction"
+	"sluis.internal/shared/observe"
 	"sluis.internal/shared/serve"
 )
 
@@ -76,6 +77,7 @@ type Home struct {
 	sites      []site
 	functions  map[string]func(*http.ServeMux) // by their names in pipeline.json: how each registers its routes
 	sweep      *sweep.Service
+	telemetry  *observe.Exporter
 
 	ctx    context.Context // of everything that Begin started
 	cancel context.CancelCauseFunc
@@ -94,6 +96,9 @@ func Open(ctx context.Context, s Settings) (h *Home, err error) {
 			err = errors.Join(err, h.Close())
 		}
 	}()
+	if h.telemetry, err = observe.Open(ctx, observe.Options{Function: "sluis", Region: h.Env.Region, Custodians: h.contracts.Custodians}); err != nil {
+		return h, err
+	}
 	if h.Keys, err = b.Keys(ctx); err != nil {
 		return h, err
 	}
@@ -376,5 +381,5 @@ func (h *Home) Close() error {
 		defer done()
 		errs = append(errs, h.bankServer.Close(ctx))
 	}
-	return errors.Join(append(errs, h.Backend.Close())...)
+	return errors.Join(append(errs, h.Backend.Close(), h.telemetry.Close())...)
 }

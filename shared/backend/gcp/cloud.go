@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"sluis.internal/shared/domain"
+	"sluis.internal/shared/observe"
 )
 
 // Cloud is what one deployed function has of Google Cloud. Opening it asks for nothing over the network: what a
@@ -41,6 +42,8 @@ import (
 //	SLUIS_AUDIENCE         of the ID tokens that callers must show
 //	SLUIS_CALLERS          e-mail addresses of the service accounts that may call, with commas
 //	SLUIS_ISSUER           of those tokens; empty means Google
+//	OTEL_EXPORTER_OTLP_ENDPOINT  where spans and metrics go, such as https://telemetry.googleapis.com; empty means nowhere.
+//	                       See [observe.Open], also for which traces are kept
 //
 // and, on machines without Google Cloud, by the variables of Google's emulators (FIRESTORE_EMULATOR_HOST,
 // PUBSUB_EMULATOR_HOST) and their like for the other two: KMS_EMULATOR_HOST and SECRET_MANAGER_EMULATOR_HOST, which are
@@ -54,6 +57,7 @@ type Cloud struct {
 	KMS       *KMS
 	Interval  time.Duration    // SLUIS_REFRESH_INTERVAL
 	Webhooks  []netip.AddrPort // SLUIS_WEBHOOKS_ALLOW
+	telemetry *observe.Exporter
 }
 
 // Proxies is how many hops Google's load balancer appends to X-Forwarded-For: the caller's address and its own.
@@ -70,6 +74,9 @@ func At(schemas fs.FS) func(context.Context) (*Cloud, error) {
 		}
 		if err != nil && c != nil {
 			return nil, errors.Join(err, c.Close())
+		}
+		if err == nil {
+			c.observe(ctx, project)
 		}
 		return c, err
 	}
@@ -144,7 +151,7 @@ func (c *Cloud) read() (err error) {
 
 // Close closes every client.
 func (c *Cloud) Close() error {
-	return errors.Join(c.Backend.Close(), c.KMS.Close(), c.Secrets.Close())
+	return errors.Join(c.Backend.Close(), c.KMS.Close(), c.Secrets.Close(), c.telemetry.Close())
 }
 
 // emulated is how a client reaches what stands in for Google's service, if the variable names it.

@@ -33,6 +33,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"sluis.internal/shared/domain"
+	"sluis.internal/shared/observe"
 )
 
 // Bounds of a call to Cloud KMS, and of what is remembered of its answers.
@@ -71,12 +72,22 @@ func busy() gax.CallOption {
 	})
 }
 
+// use is what a key is asked for, on behalf of whom.
+type use struct {
+	ctx context.Context // only its trace is used: what a bank has answered must be sealed even if nobody waits any more
+	key string          // its name in pipeline.json
+}
+
 // ask calls Cloud KMS within kmsTime.
-func ask[Q, A any](call func(context.Context, Q, ...gax.CallOption) (A, error), q Q) (A, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), kmsTime)
+func ask[Q, A any](u use, method string, call func(context.Context, Q, ...gax.CallOption) (A, error), q Q) (A, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(u.ctx), kmsTime)
 	defer cancel()
+	ctx, span := observe.Within(ctx, observe.Asked, "kms "+method, observe.Key(u.key), observe.KMSMethod(method))
 	a, err := call(ctx, q, busy())
-	return a, refused(err)
+	observe.AskedKMS(ctx, u.key, method, code(err).String())
+	err = refused(err)
+	span.End(err)
+	return a, err
 }
 
 // refused is a failed call in our words. An operation that may succeed later must not look like a gate that stays
@@ -129,10 +140,12 @@ const (
 
 type (
 	closing struct {
+		use
 		k    *KMS
 		name string
 	}
 	opening struct {
+		use
 		k    *KMS
 		name string
 	}
@@ -142,16 +155,27 @@ type (
 	}
 )
 
+// In is the same key, asked as a part of what ctx is about. See domain.In.
+func (c closing) In(ctx context.Context) any { c.ctx = ctx; return c }
+
+// In is the same key, asked as a part of what ctx is about. See domain.In.
+func (o opening) In(ctx context.Context) any { o.ctx = ctx; return o }
+
 // Closing is the half of a symmetric key that encrypts. Its primary version is used, so that a rotation needs nothing
 // here.
-func Closing(k *KMS, name string) domain.Encrypter { return closing{k, k.names(name)} }
+func Closing(k *KMS, name string) domain.Encrypter {
+	return closing{use{context.Background(), name}, k, k.names(name)}
+}
 
 // Opening is the half of a symmetric key that decrypts, whatever version encrypted.
-func Opening(k *KMS, name string) domain.Decrypter { return opening{k, k.names(name)} }
+func Opening(k *KMS, name string) domain.Decrypter {
+	return opening{use{context.Background(), name}, k, k.names(name)}
+}
 
 // Renewing is both halves of a symmetric key, but only to close anew what an older version closed.
 func Renewing(k *KMS, name string) domain.Rewrapper {
-	return renewing{opening{k, k.names(name)}, closing{k, k.names(name)}}
+	u := use{context.Background(), name}
+	return renewing{opening{u, k, k.names(name)}, closing{u, k, k.names(name)}}
 }
 
 // VersionOf says which version of a symmetric key closed it.
@@ -168,7 +192,7 @@ func (c closing) Encrypt(plain, label []byte) ([]byte, error) {
 	key := make([]byte, dataKey)
 	defer clear(key)
 	rand.Read(key) // never fails
-	a, err := ask(c.k.client.Encrypt, &kmspb.EncryptRequest{Name: c.name, Plaintext: key, PlaintextCrc32C: checksum(key),
+	a, err := ask(c.use, "Encrypt", c.k.client.Encrypt, &kmspb.EncryptRequest{Name: c.name, Plaintext: key, PlaintextCrc32C: checksum(key),
 		AdditionalAuthenticatedData: label, AdditionalAuthenticatedDataCrc32C: checksum(label)})
 	if err == nil {
 		err = verified(a.VerifiedPlaintextCrc32C && a.VerifiedAdditionalAuthenticatedDataCrc32C, a.Ciphertext, a.CiphertextCrc32C)
@@ -216,7 +240,7 @@ func (o opening) open(sealed, label []byte) (plain []byte, primary bool, err err
 	if len(rest) < n {
 		return nil, false, errSealed
 	}
-	a, err := ask(o.k.client.Decrypt, &kmspb.DecryptRequest{Name: o.name, Ciphertext: rest[:n], CiphertextCrc32C: checksum(rest[:n]),
+	a, err := ask(o.use, "Decrypt", o.k.client.Decrypt, &kmspb.DecryptRequest{Name: o.name, Ciphertext: rest[:n], CiphertextCrc32C: checksum(rest[:n]),
 		AdditionalAuthenticatedData: label, AdditionalAuthenticatedDataCrc32C: checksum(label)})
 	if err == nil {
 		defer clear(a.Plaintext)
@@ -245,6 +269,7 @@ func (r renewing) Rewrap(sealed, label []byte) ([]byte, error) {
 
 // version is one version of an asymmetric key: its public half, and where the private half is.
 type version struct {
+	use
 	k      *KMS
 	name   string
 	public crypto.PublicKey
@@ -252,6 +277,12 @@ type version struct {
 
 // Public implements crypto.Decrypter and crypto.Signer.
 func (v *version) Public() crypto.PublicKey { return v.public }
+
+func (v *version) in(ctx context.Context) *version {
+	same := *v
+	same.ctx = ctx
+	return &same
+}
 
 // number is the version's place among its key's: Cloud KMS counts them from 1.
 func (v *version) number() int {
@@ -263,13 +294,16 @@ func (v *version) number() int {
 // the code that opens.
 type decrypter struct{ *version }
 
+// In is the same key, asked as a part of what ctx is about. See domain.In.
+func (v decrypter) In(ctx context.Context) any { return decrypter{v.version.in(ctx)} }
+
 // Decrypt implements crypto.Decrypter for RSA-OAEP with SHA-256 and no label, and nothing else.
 func (v decrypter) Decrypt(_ io.Reader, sealed []byte, o crypto.DecrypterOpts) ([]byte, error) {
 	oaep, ok := o.(*rsa.OAEPOptions)
 	if _, isRSA := v.public.(*rsa.PublicKey); !isRSA || !ok || oaep.Hash != crypto.SHA256 || len(oaep.Label) > 0 {
 		return nil, errors.New("opening inner gate: want RSA-OAEP with SHA-256")
 	}
-	a, err := ask(v.k.client.AsymmetricDecrypt, &kmspb.AsymmetricDecryptRequest{Name: v.name, Ciphertext: sealed, CiphertextCrc32C: checksum(sealed)})
+	a, err := ask(v.use, "AsymmetricDecrypt", v.k.client.AsymmetricDecrypt, &kmspb.AsymmetricDecryptRequest{Name: v.name, Ciphertext: sealed, CiphertextCrc32C: checksum(sealed)})
 	if err != nil {
 		return nil, err
 	}
@@ -279,12 +313,15 @@ func (v decrypter) Decrypt(_ io.Reader, sealed []byte, o crypto.DecrypterOpts) (
 // signer is the newest version of an Ed25519 key.
 type signer struct{ *version }
 
+// In is the same key, asked as a part of what ctx is about. See domain.In.
+func (v signer) In(ctx context.Context) any { return signer{v.version.in(ctx)} }
+
 // Sign implements crypto.Signer for Ed25519: message is the message itself, and o.HashFunc() is 0.
 func (v signer) Sign(_ io.Reader, message []byte, o crypto.SignerOpts) ([]byte, error) {
 	if _, isEd := v.public.(ed25519.PublicKey); !isEd || o.HashFunc() != 0 {
 		return nil, errors.New("signing: want Ed25519 over the message itself")
 	}
-	a, err := ask(v.k.client.AsymmetricSign, &kmspb.AsymmetricSignRequest{Name: v.name, Data: message, DataCrc32C: checksum(message)})
+	a, err := ask(v.use, "AsymmetricSign", v.k.client.AsymmetricSign, &kmspb.AsymmetricSignRequest{Name: v.name, Data: message, DataCrc32C: checksum(message)})
 	if err != nil {
 		return nil, err
 	}
@@ -294,6 +331,7 @@ func (v signer) Sign(_ io.Reader, message []byte, o crypto.SignerOpts) ([]byte, 
 // versions keeps the enabled versions of an asymmetric key, oldest first, for keyLife: a new version is used, and a
 // disabled one given up, within that time.
 type versions struct {
+	use
 	k    *KMS
 	name string
 
@@ -304,7 +342,7 @@ type versions struct {
 
 // Public lists the public halves of an asymmetric key, oldest first.
 func Public(k *KMS, name string) func() ([]crypto.PublicKey, error) {
-	vs := &versions{k: k, name: k.names(name)}
+	vs := &versions{use: use{context.Background(), name}, k: k, name: k.names(name)}
 	return func() ([]crypto.PublicKey, error) {
 		all, err := vs.all()
 		public := make([]crypto.PublicKey, len(all))
@@ -317,7 +355,7 @@ func Public(k *KMS, name string) func() ([]crypto.PublicKey, error) {
 
 // Decrypters lists the opening halves of an RSA key, oldest first (RSA-OAEP-256).
 func Decrypters(k *KMS, name string) func() ([]crypto.Decrypter, error) {
-	vs := &versions{k: k, name: k.names(name)}
+	vs := &versions{use: use{context.Background(), name}, k: k, name: k.names(name)}
 	return func() ([]crypto.Decrypter, error) {
 		all, err := vs.all()
 		open := make([]crypto.Decrypter, len(all))
@@ -330,7 +368,7 @@ func Decrypters(k *KMS, name string) func() ([]crypto.Decrypter, error) {
 
 // Signer gives the newest version of an Ed25519 key.
 func Signer(k *KMS, name string) func() (crypto.Signer, error) {
-	vs := &versions{k: k, name: k.names(name)}
+	vs := &versions{use: use{context.Background(), name}, k: k, name: k.names(name)}
 	return func() (crypto.Signer, error) {
 		all, err := vs.all()
 		if err != nil {
@@ -362,25 +400,20 @@ func (vs *versions) all() ([]*version, error) {
 }
 
 func (vs *versions) list() ([]*version, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), kmsTime)
-	defer cancel()
 	known := map[string]*version{}
 	for _, v := range vs.held {
 		known[v.name] = v
 	}
+	names, err := vs.enabled()
+	observe.AskedKMS(context.Background(), vs.key, "ListCryptoKeyVersions", code(err).String())
+	if err != nil {
+		return nil, refused(err)
+	}
 	var all []*version
-	it := vs.k.client.ListCryptoKeyVersions(ctx, &kmspb.ListCryptoKeyVersionsRequest{Parent: vs.name, Filter: "state=ENABLED"}, busy())
-	for {
-		listed, err := it.Next()
-		if errors.Is(err, iterator.Done) {
-			break
-		}
-		if err != nil {
-			return nil, refused(err)
-		}
-		v := known[listed.Name]
+	for _, name := range names {
+		v := known[name]
 		if v == nil {
-			if v, err = vs.version(listed.Name); err != nil {
+			if v, err = vs.version(name); err != nil {
 				return nil, err
 			}
 		}
@@ -393,9 +426,26 @@ func (vs *versions) list() ([]*version, error) {
 	return all, nil
 }
 
+// enabled names the versions that are.
+func (vs *versions) enabled() (names []string, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), kmsTime)
+	defer cancel()
+	it := vs.k.client.ListCryptoKeyVersions(ctx, &kmspb.ListCryptoKeyVersionsRequest{Parent: vs.name, Filter: "state=ENABLED"}, busy())
+	for {
+		listed, err := it.Next()
+		if errors.Is(err, iterator.Done) {
+			return names, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		names = append(names, listed.Name)
+	}
+}
+
 // version reads a version's public half, which never changes.
 func (vs *versions) version(name string) (*version, error) {
-	a, err := ask(vs.k.client.GetPublicKey, &kmspb.GetPublicKeyRequest{Name: name})
+	a, err := ask(vs.use, "GetPublicKey", vs.k.client.GetPublicKey, &kmspb.GetPublicKeyRequest{Name: name})
 	if err != nil {
 		return nil, err
 	}
@@ -410,5 +460,5 @@ func (vs *versions) version(name string) (*version, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading public key %s: %w", name, err)
 	}
-	return &version{k: vs.k, name: name, public: public}, nil
+	return &version{use: vs.use, k: vs.k, name: name, public: public}, nil
 }

@@ -6,8 +6,7 @@ import (
 	"log/slog"
 	"slices"
 
-	"go.opentelemetry.io/otel/propagation"
-	"go.opentelemetry.io/otel/trace"
+	"sluis.internal/shared/observe"
 )
 
 // NewLogger writes what is logged as one JSON object a line, in the form that Cloud Logging reads from a function's output: its
@@ -50,12 +49,12 @@ type traced struct {
 }
 
 func (h traced) Handle(ctx context.Context, r slog.Record) error {
-	s := trace.SpanContextFromContext(ctx)
-	if !s.IsValid() {
+	trace, span, sampled, ok := observe.Trace(ctx)
+	if !ok {
 		return h.Handler.Handle(ctx, r)
 	}
-	line := h.top.WithAttrs([]slog.Attr{slog.String("logging.googleapis.com/trace", h.traces+s.TraceID().String()),
-		slog.String("logging.googleapis.com/spanId", s.SpanID().String()), slog.Bool("logging.googleapis.com/trace_sampled", s.IsSampled())})
+	line := h.top.WithAttrs([]slog.Attr{slog.String("logging.googleapis.com/trace", h.traces+trace),
+		slog.String("logging.googleapis.com/spanId", span), slog.Bool("logging.googleapis.com/trace_sampled", sampled)})
 	for _, give := range h.given {
 		line = give(line)
 	}
@@ -72,16 +71,4 @@ func (h traced) WithGroup(name string) slog.Handler {
 
 func (h traced) with(give func(slog.Handler) slog.Handler) slog.Handler {
 	return traced{give(h.Handler), h.top, append(slices.Clip(h.given), give), h.traces}
-}
-
-// traceparent is the trace of ctx as W3C Trace Context writes it; empty where there is none.
-func traceparent(ctx context.Context) string {
-	carrier := propagation.MapCarrier{}
-	propagation.TraceContext{}.Inject(ctx, carrier)
-	return carrier["traceparent"]
-}
-
-// within puts ctx into the trace that a traceparent names.
-func within(ctx context.Context, traceparent string) context.Context {
-	return propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{"traceparent": traceparent})
 }

@@ -17,6 +17,7 @@ import (
 
 	"sluis.internal/shared/backend"
 	"sluis.internal/shared/domain"
+	"sluis.internal/shared/observe"
 )
 
 const (
@@ -121,9 +122,11 @@ func (b *Backend) publisher(topic domain.Topic) *pubsub.Publisher {
 func (b *Backend) Deliver(ctx context.Context, e domain.Event, handle domain.Handler) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	ctx, span := observe.Begin(ctx, observe.Consumed, "handle "+string(e.Topic), observe.Topic(e.Topic), observe.Custodian(e.Custodian))
 	stop := b.renewing(ctx, e)
 	err := b.handle(ctx, e, handle)
 	stop()
+	span.End(err)
 	if b.opts.Fault("before-settle") != nil {
 		return errAbandoned
 	}
@@ -188,8 +191,10 @@ func (b *Backend) settle(ctx context.Context, e domain.Event, err error) error {
 		}
 		return nil
 	}
-	return fault(ctx, "settling", b.store.RunTransaction(ctx, func(_ context.Context, tx *firestore.Transaction) error {
+	var buried bool
+	settled := b.store.RunTransaction(ctx, func(_ context.Context, tx *firestore.Transaction) error {
 		var p post
+		buried = false
 		snap, getErr := tx.Get(b.outbox(e))
 		if status.Code(getErr) == codes.NotFound {
 			return nil // handled elsewhere meanwhile
@@ -201,8 +206,13 @@ func (b *Backend) settle(ctx context.Context, e domain.Event, err error) error {
 			return err
 		}
 		b.retry(ctx, &p, e, err, stopping)
+		buried = !p.Dead.IsZero()
 		return tx.Set(snap.Ref, p)
-	}))
+	})
+	if settled == nil && buried {
+		observe.DeadLetter(ctx, e.Topic)
+	}
+	return fault(ctx, "settling", settled)
 }
 
 // retry notes a failure.
@@ -334,7 +344,7 @@ func (b *Backend) receive(ctx, work context.Context, topic domain.Topic, handle 
 			m.Ack()
 			return
 		}
-		if err := b.Deliver(within(work, m.Attributes["traceparent"]), e, handle); err != nil {
+		if err := b.Deliver(observe.In(work, m.Attributes["traceparent"]), e, handle); err != nil {
 			m.Nack()
 			return
 		}

@@ -77,7 +77,7 @@ func Versions(ctx context.Context, k *KMS, name string) ([]KeyVersion, error) {
 	if err != nil {
 		return nil, err
 	}
-	key, err := ask(k.client.GetCryptoKey, &kmspb.GetCryptoKeyRequest{Name: resource})
+	key, err := ask(use{ctx, name}, "GetCryptoKey", k.client.GetCryptoKey, &kmspb.GetCryptoKeyRequest{Name: resource})
 	if err != nil {
 		return nil, fmt.Errorf("listing versions of %s: %w", name, err)
 	}
@@ -116,7 +116,7 @@ func Disable(ctx context.Context, k *KMS, name string, number int) error {
 	if err != nil {
 		return err
 	}
-	if _, err := ask(k.client.UpdateCryptoKeyVersion, &kmspb.UpdateCryptoKeyVersionRequest{UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"state"}},
+	if _, err := ask(use{ctx, name}, "UpdateCryptoKeyVersion", k.client.UpdateCryptoKeyVersion, &kmspb.UpdateCryptoKeyVersionRequest{UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"state"}},
 		CryptoKeyVersion: &kmspb.CryptoKeyVersion{Name: fmt.Sprintf("%s/cryptoKeyVersions/%d", resource, number), State: kmspb.CryptoKeyVersion_DISABLED}}); err != nil {
 		return fmt.Errorf("disabling version %d of %s: %w", number, name, err)
 	}

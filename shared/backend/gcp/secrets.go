@@ -3,7 +3,6 @@ package gcp
 import (
 	"context"
 	"fmt"
-	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -59,12 +58,20 @@ func (s *Secrets) Close() error {
 	return s.client.Close()
 }
 
-var secretShape = regexp.MustCompile(`^[A-Za-z0-9_-]{1,100}(/[A-Za-z0-9_-]{1,100})?$`)
+// secretShape is one name, or two, of at most maxName characters each.
+var secretShape = domain.NewShape(`^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)?$`)
+
+const maxName = 100
+
+func secretNamed(name string) bool {
+	first, second, _ := strings.Cut(name, "/")
+	return len(first) <= maxName && len(second) <= maxName && secretShape.MatchString(name)
+}
 
 // Secret implements domain.Secrets. If Secret Manager cannot be reached, what was read before is good a little longer.
 // The caller may wipe what it gets.
 func (s *Secrets) Secret(ctx context.Context, name string) (domain.Secret, error) {
-	if !secretShape.MatchString(name) {
+	if !secretNamed(name) {
 		return domain.Secret{}, fmt.Errorf("reading secret %q: %w", name, domain.ErrNotFound)
 	}
 	h := s.hold(name)

@@ -17,6 +17,7 @@ import (
 
 	"sluis.internal/shared/backend"
 	"sluis.internal/shared/domain"
+	"sluis.internal/shared/observe"
 )
 
 var (
@@ -120,7 +121,9 @@ func fault(ctx context.Context, act string, err error) error {
 
 // Commit implements domain.Store. An event that is due is published before Commit returns; if that fails, or the
 // process dies first, Pump publishes it.
-func (b *Backend) Commit(ctx context.Context, fn func(domain.Tx) error) error {
+func (b *Backend) Commit(ctx context.Context, fn func(domain.Tx) error) (failed error) {
+	ctx, span := observe.Within(ctx, observe.Inside, "commit")
+	defer func() { span.End(failed) }()
 	if err := b.open(); err != nil {
 		return err
 	}
@@ -143,6 +146,7 @@ func (b *Backend) Commit(ctx context.Context, fn func(domain.Tx) error) error {
 	case err != nil:
 		return fault(ctx, "committing", err)
 	}
+	observe.Committed(ctx, last.entries)
 	if err := b.opts.Fault("after-commit"); err != nil {
 		return err
 	}
@@ -160,7 +164,8 @@ type transaction struct {
 	wrote, recorded bool
 	size            int      // of the bodies written, in bytes
 	events          []letter // due at once
-	failed          error    // the first failure of a write or a misuse: the transaction cannot commit any more
+	entries         []*domain.Entry
+	failed          error // the first failure of a write or a misuse: the transaction cannot commit any more
 	done            atomic.Bool
 }
 
@@ -267,7 +272,9 @@ func (t *transaction) Record(e *domain.Entry) error {
 		return t.fail(err)
 	}
 	err = t.write(e, func(fields map[string]any) error { return t.ft.Create(ref, fields) })
-	t.recorded = t.recorded || err == nil
+	if err == nil {
+		t.recorded, t.entries = true, append(t.entries, e)
+	}
 	return err
 }
 
@@ -329,7 +336,7 @@ func (t *transaction) Emit(e domain.Event) error {
 	if !due.After(now) {
 		e.Attempt, due = 1, now.Add(straggling)
 	}
-	l := letter{e, traceparent(t.ctx)}
+	l := letter{e, observe.Traceparent(t.ctx)}
 	if e.Attempt > 0 {
 		t.events = append(t.events, l)
 	}

@@ -19,14 +19,14 @@ func outboxSchema(text string) []string {
 			subject ` + text + ` NOT NULL, custodian ` + text + ` NOT NULL, not_before ` + text + ` NOT NULL,
 			created BIGINT NOT NULL, due BIGINT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0,
 			failures INTEGER NOT NULL DEFAULT 0, owner ` + text + ` NOT NULL DEFAULT '', reason ` + text + ` NOT NULL DEFAULT '',
-			dead BIGINT, lane ` + text + ` NOT NULL DEFAULT '')`,
+			dead BIGINT, lane ` + text + ` NOT NULL DEFAULT '', trace ` + text + ` NOT NULL DEFAULT '')`,
 		`CREATE INDEX IF NOT EXISTS outbox_turns ON outbox (topic, lane, due) WHERE dead IS NULL`,
 		`CREATE INDEX IF NOT EXISTS outbox_dead ON outbox (dead, id) WHERE dead IS NOT NULL`,
 	}
 }
 
 const (
-	insertEvent = `INSERT INTO outbox (id, topic, subject, custodian, lane, not_before, created, due) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`
+	insertEvent = `INSERT INTO outbox (id, topic, subject, custodian, lane, not_before, created, due, trace) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`
 	// Steps from lane to lane by the index, without looking at the events between.
 	nextDue = `WITH RECURSIVE lanes (topic, lane) AS (
 			SELECT * FROM (SELECT topic, lane FROM outbox WHERE topic = ? AND dead IS NULL ORDER BY lane LIMIT 1) first
@@ -37,7 +37,7 @@ const (
 			ORDER BY o.due LIMIT 1) FROM lanes WHERE lane IS NOT NULL`
 	claimEvents = `UPDATE outbox SET owner = ?, due = ?, attempts = attempts + 1 WHERE id IN
 		(SELECT id FROM outbox WHERE topic = ? AND lane = ? AND dead IS NULL AND due <= ? ORDER BY due LIMIT ?%s)
-		RETURNING id, topic, subject, custodian, lane, not_before, attempts, failures`
+		RETURNING id, topic, subject, custodian, lane, not_before, attempts, failures, trace`
 	renewLease = `UPDATE outbox SET due = ? WHERE id = ? AND owner = ?`
 	ackEvent   = `DELETE FROM outbox WHERE id = ? AND owner = ?`
 	retryEvent = `UPDATE outbox SET due = ?, failures = ?, reason = ?, owner = '' WHERE id = ? AND owner = ?`

@@ -33,11 +33,12 @@ var sqlite = dialect{
 }
 
 // schemaVersion of the tables, kept as user_version; a file of a later version is refused.
-const schemaVersion = 2
+const schemaVersion = 3
 
 // upgrades bring the tables of a version, from 1 on, to the next. What is made where it is missing needs none.
 var upgrades = [][]string{
 	{`ALTER TABLE outbox ADD COLUMN lane TEXT NOT NULL DEFAULT ''`, `DROP INDEX outbox_due`},
+	{`ALTER TABLE outbox ADD COLUMN trace TEXT NOT NULL DEFAULT ''`},
 }
 
 // readers is how many may read at once, beside the writer.

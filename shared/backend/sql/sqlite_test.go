@@ -96,7 +96,7 @@ func TestOpenRefusesWhatItDoesNotKnow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := db.Exec("PRAGMA user_version = 3"); err != nil {
+	if _, err := db.Exec("PRAGMA user_version = 4"); err != nil {
 		t.Fatal(err)
 	}
 	if err := errors.Join(db.Close(), os.WriteFile(other, bytes.Repeat([]byte("no database "), 1000), 0o600)); err != nil {
@@ -182,7 +182,7 @@ func TestUpgrade(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, ddl := range []string{"DROP INDEX outbox_turns", "ALTER TABLE outbox DROP COLUMN lane", "PRAGMA user_version = 1",
+	for _, ddl := range []string{"DROP INDEX outbox_turns", "ALTER TABLE outbox DROP COLUMN lane", "ALTER TABLE outbox DROP COLUMN trace", "PRAGMA user_version = 1",
 		"CREATE INDEX outbox_due ON outbox (topic, due) WHERE dead IS NULL"} {
 		if _, err := db.Exec(ddl); err != nil {
 			t.Fatal(err)
@@ -196,7 +196,7 @@ func TestUpgrade(t *testing.T) {
 	if err := b.Run(ctx, map[domain.Topic]domain.Handler{"old": func(context.Context, domain.Event) error { cancel(); return nil }}); err != nil {
 		t.Fatal(err)
 	}
-	if version, left := scalar(t, path, "PRAGMA user_version"), scalar(t, path, "SELECT COUNT(*) FROM outbox"); version != 2 || left != 0 {
+	if version, left := scalar(t, path, "PRAGMA user_version"), scalar(t, path, "SELECT COUNT(*) FROM outbox"); version != 3 || left != 0 {
 		t.Errorf("version %d, %d events", version, left)
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"sluis.internal/shared/backend"
 	"sluis.internal/shared/domain"
+	"sluis.internal/shared/observe"
 )
 
 var (
@@ -77,7 +78,9 @@ func (b *Backend) locate(doc domain.Document) (table, string, error) {
 }
 
 // Commit implements domain.Store.
-func (b *Backend) Commit(ctx context.Context, fn func(domain.Tx) error) error {
+func (b *Backend) Commit(ctx context.Context, fn func(domain.Tx) error) (failed error) {
+	ctx, span := observe.Within(ctx, observe.Inside, "commit")
+	defer func() { span.End(failed) }()
 	return b.write(ctx, func(w *writer) (bool, error) {
 		if ctx.Err() != nil {
 			return false, busy(ctx)
@@ -88,7 +91,7 @@ func (b *Backend) Commit(ctx context.Context, fn func(domain.Tx) error) error {
 
 // attempt runs one transaction; again says that others were in the way and nothing happened.
 func (b *Backend) attempt(ctx context.Context, s *statements, fn func(domain.Tx) error) (again bool, err error) {
-	tx := &transaction{b: b, s: s}
+	tx := &transaction{b: b, s: s, trace: observe.Traceparent(ctx)}
 	// Its statements are short and run to their end: one that is interrupted would leave more to clean up.
 	if _, err := s.exec(tx.ctx(), b.dialect.begin); err != nil {
 		return b.dialect.contended(err), fmt.Errorf("beginning a transaction: %w", err)
@@ -112,6 +115,7 @@ func (b *Backend) attempt(ctx context.Context, s *statements, fn func(domain.Tx)
 		return b.dialect.contended(err), fmt.Errorf("committing: %w", err)
 	}
 	committed = true
+	observe.Committed(ctx, tx.entries)
 	if tx.stale {
 		b.stale.Store(true)
 	}
@@ -125,6 +129,9 @@ func (b *Backend) attempt(ctx context.Context, s *statements, fn func(domain.Tx)
 type transaction struct {
 	b *Backend
 	s *statements
+
+	trace   string // of the act, for the events that it emits
+	entries []*domain.Entry
 
 	wrote, recorded, emitted, stale bool
 
@@ -252,7 +259,7 @@ func (t *transaction) Record(e *domain.Entry) error {
 		}
 		return err
 	}
-	t.recorded = true
+	t.recorded, t.entries = true, append(t.entries, e)
 	return nil
 }
 
@@ -267,7 +274,7 @@ func (t *transaction) Emit(e domain.Event) error {
 		due = e.NotBefore
 	}
 	_, err := t.write("emitting", insertEvent, string(domain.NewID[domain.EventID](t.b.env)), string(e.Topic), e.Subject,
-		string(e.Custodian), e.Lane, e.NotBefore.String(), now.UnixMilli(), due.UnixMilli())
+		string(e.Custodian), e.Lane, e.NotBefore.String(), now.UnixMilli(), due.UnixMilli(), t.trace)
 	t.emitted = t.emitted || err == nil
 	return err
 }

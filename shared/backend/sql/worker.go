@@ -15,6 +15,7 @@ import (
 
 	"sluis.internal/shared/backend"
 	"sluis.internal/shared/domain"
+	"sluis.internal/shared/observe"
 )
 
 // Leases are short, as only a live worker renews them: what a killed process had claimed is due again within lease.
@@ -66,6 +67,7 @@ type lane struct {
 type delivery struct {
 	event    domain.Event
 	failures int
+	trace    string // W3C Trace Context of the act that emitted it
 	owner    string // of this claim: no later claim has the same
 	ctx      context.Context
 	cancel   context.CancelCauseFunc
@@ -204,7 +206,7 @@ func (w *worker) claim(ctx context.Context, l lane, most int) (int, error) {
 		args := []any{owner, now.Add(lease).UnixMilli(), string(l.topic), l.name, now.UnixMilli(), most}
 		return s.rows(context.WithoutCancel(ctx), query, args, func(scan func(...any) error) (bool, error) {
 			d := &delivery{owner: owner}
-			err := event(scan, &d.event, &d.failures)
+			err := event(scan, &d.event, &d.failures, &d.trace)
 			claimed = append(claimed, d)
 			return true, err
 		})
@@ -257,7 +259,10 @@ func (w *worker) handle(d *delivery) {
 		err = errCrashes
 		return
 	}
-	err = w.handlers[d.event.Topic](d.ctx, d.event)
+	ctx, span := observe.Begin(observe.In(d.ctx, d.trace), observe.Consumed, "handle "+string(d.event.Topic),
+		observe.Topic(d.event.Topic), observe.Custodian(d.event.Custodian))
+	defer func() { span.End(err) }()
+	err = w.handlers[d.event.Topic](ctx, d.event)
 }
 
 // panicked lists the functions that led to a panic, from within the deferred function that recovered it.
@@ -304,6 +309,8 @@ func (w *worker) settle(d *delivery, err error) {
 		return err
 	}); err != nil {
 		w.note(slog.LevelWarn, "settling an event failed; it will come again", d, slog.Any("error", err))
+	} else if query == buryEvent {
+		observe.DeadLetter(d.ctx, d.event.Topic)
 	}
 }
 

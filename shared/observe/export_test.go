@@ -1,0 +1,4 @@
+package observe
+
+// Closed are the labels' values.
+var Closed = closed
