@@ -25,6 +25,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -52,6 +53,7 @@ type region struct {
 	vault             *gcptest.Vault
 	issuer            *gcptest.Issuer
 	dir               string // of the staged functions
+	family            int    // process group of the functions
 	bank              *bank.Bank
 	at                *bank.Server
 	store             *gcp.Backend             // as an operator sees it
@@ -104,6 +106,7 @@ func open(t testing.TB, o options) *region {
 	r.stage()
 	r.practise()
 	r.keys()
+	r.together()
 	r.balance()
 	slices.SortStableFunc(r.pipeline.Functions, func(a, b home.Function) int { return len(a.Calls) - len(b.Calls) }) // who is called, first
 	for _, f := range r.pipeline.Functions {
@@ -348,10 +351,28 @@ func (r *region) deploy(f home.Function) {
 	r.t.Cleanup(func() { r.kill(d); _ = d.log.Close() })
 }
 
+// together has all functions' processes be of one family, which ends with this process, however that ends: a shell sees
+// its standard input close.
+func (r *region) together() {
+	r.t.Helper()
+	cmd := exec.Command("sh", "-c", "cat >/dev/null; kill -9 0")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	in, err := cmd.StdinPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.family = cmd.Process.Pid
+	r.t.Cleanup(func() { _ = in.Close(); _ = cmd.Wait() })
+}
+
 func (r *region) start(d *function) {
 	r.t.Helper()
 	d.process = exec.Command(d.program)
 	d.process.Env, d.process.Stdout, d.process.Stderr = d.environ, d.log, d.log
+	d.process.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pgid: r.family}
 	if err := d.process.Start(); err != nil {
 		r.t.Fatal(err)
 	}

@@ -30,6 +30,12 @@ func TestKilled(t *testing.T) {
 	u := newUnruly(*house.Seed)
 	r := open(t, options{unruly: u, bank: bank.Options{ChallengeLife: time.Hour, PushLife: time.Hour}})
 	r.tick()
+	r.bank.Hook(func(_, _, path string) {
+		r.called("bank")
+		if path == "/oauth/token" {
+			r.called("bank's login")
+		}
+	})
 	w := newWeather(r, deaths)
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
@@ -58,7 +64,7 @@ func TestKilled(t *testing.T) {
 }
 
 // groups are the journeys to be played, some at once: all at full length, or else one group, in which something is erased,
-// for some functions do nothing else.
+// for some functions do nothing else, and passwords are refused.
 func groups(t *testing.T) [][]journey.Journey {
 	t.Helper()
 	all, err := journey.All()
@@ -71,12 +77,14 @@ func groups(t *testing.T) [][]journey.Journey {
 	if *house.Long {
 		return dealt
 	}
-	erases := func(j journey.Journey) bool { return strings.HasPrefix(j.Name, "erase-") }
+	needed := func(j journey.Journey) bool {
+		return strings.HasPrefix(j.Name, "erase-") || j.Name == "wrong-pin" || slices.Contains(j.Steps, "connect credentials_refused")
+	}
 	var chosen []journey.Journey
 	taken := map[string]bool{}
 	for _, only := range []bool{true, false} {
 		for _, j := range slices.Concat(dealt...) {
-			if login := crash.LoginOf(j); erases(j) == only && (login == "" || !taken[login]) && len(chosen) < 20 {
+			if login := crash.LoginOf(j); needed(j) == only && (login == "" || !taken[login]) && len(chosen) < 20 {
 				chosen, taken[login] = append(chosen, j), true
 			}
 		}
@@ -206,23 +214,33 @@ func (w *weather) storm(ctx context.Context) {
 		}
 		d := w.region.function(names[0])
 		names = names[1:]
-		pause, within := time.Duration(50+w.random.IntN(400))*time.Millisecond, time.Duration(w.random.IntN(120))*time.Millisecond
+		pause, within := time.Duration(50+w.random.IntN(400))*time.Millisecond, time.Duration(w.random.IntN(100))*time.Millisecond
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(pause):
 		}
-		if w.random.IntN(4) > 0 { // in the middle of a request, if one comes
+		if what := w.moment(d); what != "" {
 			select {
 			case <-ctx.Done():
 				return
-			case <-w.region.asked(d.Name):
+			case <-w.region.asked(what):
 				time.Sleep(within)
 			case <-time.After(time.Second):
 			}
 		}
 		w.strike(d)
 	}
+}
+
+// moment is in the middle of what a function dies, if that comes soon: of a request to it, or of one that it makes to the
+// bank. At any time if it is empty.
+func (w *weather) moment(d *function) string {
+	moments := []string{"", d.Name, d.Name, d.Name}
+	if d.Per == "custodian" {
+		moments = []string{d.Name, "bank", "bank's login", "bank's login"}
+	}
+	return moments[w.random.IntN(len(moments))]
 }
 
 func (w *weather) strike(d *function) {
