@@ -16,6 +16,10 @@
 // [Closer] makes and uses keysets to close parts, a [Reader] to open them. Whoever destroys the wrapped keyset makes
 // every copy of the data unreadable once the caches are empty, which takes ten minutes at most.
 //
+// A key's newest version closes, and all open. What is kept for long (wrapped keysets, webhook secrets) is closed anew by
+// a domain.Rewrapper after a rotation. Credentials are not: that would take somebody who both closes and opens the outer
+// gate. They end with their consent instead, within 180 days, and so does the need for the older version.
+//
 // [Seal] and [Open] close small things that live shortly or belong to us: a session's state at the bank, what a
 // challenge shows, a webhook secret. [LocalKeys] keeps all keys in files, for one machine and for practice.
 //

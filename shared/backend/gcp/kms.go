@@ -149,9 +149,9 @@ type (
 		k    *KMS
 		name string
 	}
-	renewing struct {
-		opening
-		closing closing
+	renewing struct { // and neither of the two, also for a type assertion
+		open  opening
+		close closing
 	}
 )
 
@@ -259,12 +259,12 @@ func (o opening) open(sealed, label []byte) (plain []byte, primary bool, err err
 
 // Rewrap implements domain.Rewrapper.
 func (r renewing) Rewrap(sealed, label []byte) ([]byte, error) {
-	plain, primary, err := r.open(sealed, label)
+	plain, primary, err := r.open.open(sealed, label)
 	defer clear(plain)
 	if err != nil || primary {
 		return nil, err
 	}
-	return r.closing.Encrypt(plain, label)
+	return r.close.Encrypt(plain, label)
 }
 
 // version is one version of an asymmetric key: its public half, and where the private half is.
