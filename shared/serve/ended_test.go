@@ -21,7 +21,9 @@ func (b *busyHome) Ended() { b.ended <- struct{}{}; <-b.leave }
 func TestAnswerGoesFirst(t *testing.T) {
 	b := &busyHome{make(chan struct{}, 1), make(chan struct{})}
 	mux := func(m *http.ServeMux) {
-		m.HandleFunc("GET /json", func(w http.ResponseWriter, _ *http.Request) { send(w, http.StatusOK, "application/json", []byte(`{"a":1}`)) })
+		m.HandleFunc("GET /json", func(w http.ResponseWriter, _ *http.Request) {
+			send(w, http.StatusOK, "application/json", []byte(`{"a":1}`))
+		})
 		m.HandleFunc("GET /none", func(w http.ResponseWriter, _ *http.Request) { send(w, http.StatusNoContent, "", nil) })
 		m.HandleFunc("GET /problem", func(w http.ResponseWriter, _ *http.Request) { WriteProblem(w, domain.ErrNotFound) })
 	}
