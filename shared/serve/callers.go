@@ -227,8 +227,10 @@ func Lazy[C any](open func(context.Context) (C, error), wire func(C) (Face, erro
 			WriteProblem(w, &domain.Error{Kind: domain.Unavailable, Code: "starting", Message: "try again", RetryAfter: time.Second})
 			return
 		}
-		h.ServeHTTP(w, r.WithContext(observe.In(r.Context(), r.Header.Get("traceparent"))))
+		out := &noted{ResponseWriter: w}
+		h.ServeHTTP(out, r.WithContext(observe.In(r.Context(), r.Header.Get("traceparent"))))
 		if o, ok := any(*home).(interface{ Ended() }); ok { // told of the end of each request, while there is a processor
+			out.send()
 			o.Ended()
 		}
 	}

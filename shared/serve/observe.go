@@ -58,5 +58,12 @@ func (c *noted) Write(b []byte) (int, error) {
 	return c.ResponseWriter.Write(b)
 }
 
+// send has an answer go out that is whole, and need not wait for what else there is to do within the request.
+func (c *noted) send() {
+	if c.status == http.StatusNoContent || c.Header().Get("Content-Length") != "" {
+		_ = http.NewResponseController(c.ResponseWriter).Flush() // or it goes at the end of the request
+	}
+}
+
 // Unwrap lets http.ResponseController reach what can flush and set deadlines.
 func (c *noted) Unwrap() http.ResponseWriter { return c.ResponseWriter }

@@ -289,6 +289,7 @@ func send(w http.ResponseWriter, status int, mediaType string, body []byte) {
 		return
 	}
 	w.Header().Set("Content-Type", mediaType)
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
 	_, _ = w.Write(body) // the caller is gone if this fails
 }
