@@ -7,7 +7,7 @@
 // makes DIR/consent, DIR/seal and so on, one folder for each source in schemas/pipeline.json and each protocol of an
 // extraction. Functions that come from one source share a folder. With -build it also does to each what the buildpack would
 // do: the program is DIR/consent/function.bin, and so on. With -zip it packs each folder into ZIPS, named for what is in it,
-// and writes ZIPS/manifest.json, which says which zip belongs to which source.
+// and writes ZIPS/manifest.json, which says which zips belong together.
 package main
 
 import (

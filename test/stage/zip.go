@@ -15,7 +15,8 @@ import (
 	"time"
 )
 
-// Manifest is the file beside the zips that names the zip of each source. It is a Terraform variable file.
+// Manifest is the file beside the zips that says which belong together: the SHA-256 of each source's. It is a file of
+// Terraform's variables.
 const Manifest = "manifest.json"
 
 // Pack makes a zip of every staged folder below staged, as zips/SOURCE-SHA256.zip, and the manifest. What is the same has
@@ -28,19 +29,19 @@ func Pack(staged, zips string) error {
 	if err := os.MkdirAll(zips, fs.ModePerm); err != nil {
 		return err
 	}
-	names := map[string]string{}
+	sums := map[string]string{}
 	for _, f := range folders {
 		raw, err := pack(os.DirFS(filepath.Join(staged, f.Name())))
 		if err != nil {
 			return fmt.Errorf("packing %s: %w", f.Name(), err)
 		}
 		sum := sha256.Sum256(raw)
-		names[f.Name()] = f.Name() + "-" + hex.EncodeToString(sum[:]) + ".zip"
-		if err := os.WriteFile(filepath.Join(zips, names[f.Name()]), raw, 0o644); err != nil {
+		sums[f.Name()] = hex.EncodeToString(sum[:])
+		if err := os.WriteFile(filepath.Join(zips, f.Name()+"-"+sums[f.Name()]+".zip"), raw, 0o644); err != nil {
 			return err
 		}
 	}
-	raw, err := json.MarshalIndent(map[string]any{"sources": names}, "", "  ") // which sorts the names
+	raw, err := json.MarshalIndent(map[string]any{"sources": sums}, "", "  ") // which sorts the names
 	if err != nil {
 		return err
 	}

@@ -60,13 +60,13 @@ func TestPack(t *testing.T) {
 	if !slices.Equal(slices.Sorted(maps.Keys(sources)), slices.Sorted(maps.Keys(holds))) {
 		t.Errorf("packed are %v", slices.Sorted(maps.Keys(sources)))
 	}
-	for source, name := range sources {
-		raw, err := os.ReadFile(filepath.Join(zips, name))
+	for source, want := range sources {
+		raw, err := os.ReadFile(filepath.Join(zips, source+"-"+want+".zip"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if sum := sha256.Sum256(raw); name != source+"-"+hex.EncodeToString(sum[:])+".zip" {
-			t.Errorf("%s is not named for its bytes: %s", source, name)
+		if sum := sha256.Sum256(raw); want != hex.EncodeToString(sum[:]) {
+			t.Errorf("%s is not named for its bytes: %s", source, want)
 		}
 		same(t, raw, filepath.Join(first, source))
 	}
