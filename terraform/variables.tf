@@ -214,6 +214,17 @@ variable "key_administrators" {
   }
 }
 
+variable "secret_keepers" {
+  description = "Who may add new versions of secrets, and can read none: groups of people."
+  type        = set(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for m in var.secret_keepers : can(regex("^(group|user):[^@]+@[^@]+$", m)) && !can(regex("gserviceaccount\\.com$", m))])
+    error_message = "A keeper of secrets is a group (or a user): group:secrets@example.com. A service account is none."
+  }
+}
+
 variable "key_rotation_days" {
   description = "How long a symmetric key encrypts before a new version of it does. Old versions go on opening what they closed."
   type        = number
