@@ -20,7 +20,7 @@ locals {
     secrets   = ["service-${local.numbers.runtime}@gcp-sa-secretmanager.iam.gserviceaccount.com"]
     functions = [for a in ["gcf-admin-robot", "serverless-robot-prod", "gcp-sa-artifactregistry", "gs-project-accounts"] : "service-${local.numbers.runtime}@${a}.iam.gserviceaccount.com"]
     logs      = ["service-${local.numbers.audit}@gcp-sa-logging.iam.gserviceaccount.com"]
-    audit     = ["service-${local.numbers.audit}@gs-project-accounts.iam.gserviceaccount.com"]
+    audit     = [for a in concat(["gs-project-accounts"], var.build == null ? [] : ["gcp-sa-pubsub"]) : "service-${local.numbers.audit}@${a}.iam.gserviceaccount.com"]
   }
 
   keys = merge(
