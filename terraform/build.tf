@@ -273,12 +273,13 @@ resource "google_cloudbuild_trigger" "release" {
   }
 
   substitutions = merge(local.release.substitutions, {
-    _ROOT  = var.build.root
-    _PLANS = google_storage_bucket.plans[0].name
-    _STATE = var.build.state
-    _API   = var.domains.api
-    _PAGES = var.domains.pages
-    _PLAN  = "$(body.message.attributes.plan)"
+    _ROOT   = var.build.root
+    _PLANS  = google_storage_bucket.plans[0].name
+    _STATE  = var.build.state
+    _API    = var.domains.api
+    _PAGES  = var.domains.pages
+    _MUTUAL = tostring(length(var.client_authorities) > 0)
+    _PLAN   = "$(body.message.attributes.plan)"
   })
 
   # What runs is what was applied here, not what a commit says: a change of release.yaml is itself released first.
