@@ -51,7 +51,7 @@ resource "google_project_iam_binding" "documents" {
 resource "google_service_account_iam_binding" "tokens" {
   for_each = { push = "gcp-sa-pubsub", clock = "gcp-sa-cloudscheduler" }
 
-  service_account_id = google_service_account.helper[each.key].name
+  service_account_id = "projects/${local.projects.runtime}/serviceAccounts/${google_service_account.helper[each.key].email}"
   role               = "roles/iam.serviceAccountOpenIdTokenCreator"
   members            = ["serviceAccount:service-${local.numbers.runtime}@${each.value}.iam.gserviceaccount.com"]
 }

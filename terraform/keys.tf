@@ -60,6 +60,10 @@ resource "google_kms_key_ring" "ring" {
   name     = each.key
   location = var.region
 
+  lifecycle {
+    prevent_destroy = true
+  }
+
   depends_on = [google_project_service.service]
 }
 
