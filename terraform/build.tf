@@ -35,40 +35,40 @@ locals {
   # Everything that Terraform looks at when it plans, and what a role of Google's would give besides (documents, values of secrets,
   # logs) left out. The releasing identity can change all of it, use no key, and read no secret and no document.
   looks_at = {
-    runtime = ["roles/artifactregistry.reader", "roles/browser", "roles/certificatemanager.viewer", "roles/cloudfunctions.viewer", "roles/cloudscheduler.viewer",
-    "roles/compute.viewer", "roles/dns.reader", "roles/iam.securityReviewer", "roles/monitoring.viewer", "roles/pubsub.viewer", "roles/run.viewer", "roles/secretmanager.viewer", "roles/serviceusage.serviceUsageViewer"]
-    keys  = ["roles/browser", "roles/cloudkms.viewer", "roles/iam.securityReviewer", "roles/monitoring.viewer", "roles/serviceusage.serviceUsageViewer"]
-    audit = ["roles/browser", "roles/cloudbuild.builds.viewer", "roles/iam.securityReviewer", "roles/monitoring.viewer", "roles/pubsub.viewer", "roles/serviceusage.serviceUsageViewer"]
+    runtime = ["roles/artifactregistry.reader", "roles/certificatemanager.viewer", "roles/cloudfunctions.viewer", "roles/cloudscheduler.viewer",
+    "roles/compute.viewer", "roles/dns.reader", "roles/iam.securityReviewer", "roles/monitoring.viewer", "roles/pubsub.viewer", "roles/run.viewer", "roles/serviceusage.serviceUsageViewer"]
+    keys  = ["roles/iam.securityReviewer", "roles/monitoring.viewer", "roles/serviceusage.serviceUsageViewer"]
+    audit = ["roles/cloudbuild.builds.viewer", "roles/iam.securityReviewer", "roles/monitoring.viewer", "roles/pubsub.viewer", "roles/serviceusage.serviceUsageViewer"]
   }
   looks_after = {
     runtime = ["roles/artifactregistry.admin", "roles/certificatemanager.owner", "roles/cloudfunctions.admin", "roles/cloudscheduler.admin", "roles/compute.loadBalancerAdmin",
-      "roles/compute.networkAdmin", "roles/compute.securityAdmin", "roles/iam.roleAdmin", "roles/iam.serviceAccountAdmin", "roles/logging.configWriter", "roles/monitoring.editor",
+      "roles/compute.networkAdmin", "roles/compute.securityAdmin", "roles/iam.roleAdmin", "roles/iam.securityReviewer", "roles/iam.serviceAccountAdmin", "roles/logging.configWriter", "roles/monitoring.editor",
     "roles/pubsub.admin", "roles/resourcemanager.projectIamAdmin", "roles/run.admin", "roles/serviceusage.serviceUsageAdmin"]
-    keys  = ["roles/iam.roleAdmin", "roles/logging.configWriter", "roles/monitoring.editor", "roles/resourcemanager.projectIamAdmin", "roles/serviceusage.serviceUsageAdmin"]
-    audit = ["roles/cloudbuild.builds.editor", "roles/iam.roleAdmin", "roles/iam.serviceAccountAdmin", "roles/logging.configWriter", "roles/monitoring.editor", "roles/pubsub.admin", "roles/resourcemanager.projectIamAdmin", "roles/serviceusage.serviceUsageAdmin"]
+    keys  = ["roles/iam.roleAdmin", "roles/iam.securityReviewer", "roles/logging.configWriter", "roles/monitoring.editor", "roles/resourcemanager.projectIamAdmin", "roles/serviceusage.serviceUsageAdmin"]
+    audit = ["roles/cloudbuild.builds.editor", "roles/iam.roleAdmin", "roles/iam.securityReviewer", "roles/iam.serviceAccountAdmin", "roles/logging.configWriter", "roles/monitoring.editor", "roles/pubsub.admin", "roles/resourcemanager.projectIamAdmin", "roles/serviceusage.serviceUsageAdmin"]
   }
   permissions = {
     plan = {
-      runtime = ["datastore.databases.get", "datastore.databases.getMetadata", "datastore.databases.list", "datastore.indexes.get", "datastore.indexes.list", "datastore.backupSchedules.get", "datastore.backupSchedules.list",
+      runtime = ["resourcemanager.projects.get", "secretmanager.secrets.get", "secretmanager.secrets.getIamPolicy", "secretmanager.secrets.list", "datastore.databases.get", "datastore.databases.getMetadata", "datastore.databases.list", "datastore.indexes.get", "datastore.indexes.list", "datastore.backupSchedules.get", "datastore.backupSchedules.list",
       "logging.exclusions.get", "logging.logMetrics.get", "logging.sinks.get", "networksecurity.serverTlsPolicies.get", "storage.buckets.get", "storage.buckets.getIamPolicy"]
-      keys  = ["cloudkms.cryptoKeys.getIamPolicy", "logging.logMetrics.get", "logging.sinks.get"]
-      audit = ["logging.buckets.get", "logging.sinks.get", "logging.logMetrics.get", "storage.buckets.get", "storage.buckets.getIamPolicy"]
+      keys  = ["resourcemanager.projects.get", "cloudkms.cryptoKeys.get", "cloudkms.cryptoKeys.getIamPolicy", "cloudkms.cryptoKeys.list", "cloudkms.cryptoKeyVersions.get", "cloudkms.cryptoKeyVersions.list", "cloudkms.keyRings.get", "cloudkms.keyRings.list", "logging.logMetrics.get", "logging.sinks.get"]
+      audit = ["resourcemanager.projects.get", "logging.buckets.get", "logging.sinks.get", "logging.logMetrics.get", "storage.buckets.get", "storage.buckets.getIamPolicy"]
     }
     release = {
-      runtime = ["datastore.databases.create", "datastore.databases.get", "datastore.databases.getMetadata", "datastore.databases.list", "datastore.databases.update", "datastore.indexes.create", "datastore.indexes.delete",
+      runtime = ["resourcemanager.projects.get", "datastore.databases.create", "datastore.databases.get", "datastore.databases.getMetadata", "datastore.databases.list", "datastore.databases.update", "datastore.indexes.create", "datastore.indexes.delete",
         "datastore.indexes.get", "datastore.indexes.list", "datastore.indexes.update", "datastore.operations.get", "datastore.backupSchedules.create", "datastore.backupSchedules.get", "datastore.backupSchedules.list", "datastore.backupSchedules.update",
         "dns.managedZones.create", "dns.managedZones.get", "dns.managedZones.list", "dns.managedZones.update", "dns.policies.create", "dns.policies.get", "dns.policies.update", "dns.networks.bindPrivateDNSZone", "dns.networks.bindPrivateDNSPolicy",
         "dns.changes.create", "dns.changes.get", "dns.resourceRecordSets.create", "dns.resourceRecordSets.get", "dns.resourceRecordSets.list", "dns.resourceRecordSets.update", "dns.resourceRecordSets.delete",
         "networksecurity.serverTlsPolicies.create", "networksecurity.serverTlsPolicies.delete", "networksecurity.serverTlsPolicies.get", "networksecurity.serverTlsPolicies.update", "networksecurity.serverTlsPolicies.use", "networksecurity.operations.get",
         "secretmanager.secrets.create", "secretmanager.secrets.get", "secretmanager.secrets.getIamPolicy", "secretmanager.secrets.list", "secretmanager.secrets.setIamPolicy", "secretmanager.secrets.update",
       "storage.buckets.create", "storage.buckets.get", "storage.buckets.getIamPolicy", "storage.buckets.setIamPolicy", "storage.buckets.update"]
-      keys = ["cloudkms.cryptoKeys.create", "cloudkms.cryptoKeys.get", "cloudkms.cryptoKeys.getIamPolicy", "cloudkms.cryptoKeys.list", "cloudkms.cryptoKeys.setIamPolicy", "cloudkms.cryptoKeys.update", "cloudkms.cryptoKeyVersions.get",
+      keys = ["resourcemanager.projects.get", "cloudkms.cryptoKeys.create", "cloudkms.cryptoKeys.get", "cloudkms.cryptoKeys.getIamPolicy", "cloudkms.cryptoKeys.list", "cloudkms.cryptoKeys.setIamPolicy", "cloudkms.cryptoKeys.update", "cloudkms.cryptoKeyVersions.get",
       "cloudkms.cryptoKeyVersions.list", "cloudkms.keyRings.create", "cloudkms.keyRings.get", "cloudkms.keyRings.getIamPolicy", "cloudkms.keyRings.list", "cloudkms.locations.get", "cloudkms.locations.list"]
-      audit = ["storage.buckets.create", "storage.buckets.get", "storage.buckets.getIamPolicy", "storage.buckets.setIamPolicy", "storage.buckets.update"]
+      audit = ["resourcemanager.projects.get", "storage.buckets.create", "storage.buckets.get", "storage.buckets.getIamPolicy", "storage.buckets.setIamPolicy", "storage.buckets.update"]
     }
   }
   accesses = merge([for who in keys(local.builds) : merge([for project in keys(local.projects) : {
-    for role in distinct(concat(local.looks_at[project], who == "release" ? local.looks_after[project] : [])) : "${who}/${project}/${role}" => { who = who, project = project, role = role }
+    for role in who == "plan" ? local.looks_at[project] : local.looks_after[project] : "${who}/${project}/${role}" => { who = who, project = project, role = role }
   }]...)]...)
   finely = merge([for who in keys(local.builds) : { for project in keys(local.projects) : "${who}/${project}" => { who = who, project = project } }]...)
 }
@@ -114,7 +114,7 @@ resource "google_project_iam_member" "build_finely" {
   for_each = local.finely
 
   project = local.projects[each.value.project]
-  role    = google_project_iam_custom_role.build[each.key].name
+  role    = "projects/${local.projects[each.value.project]}/roles/${google_project_iam_custom_role.build[each.key].role_id}"
   member  = google_service_account.build[each.value.who].member
 }
 
@@ -130,7 +130,7 @@ resource "google_project_iam_member" "build_logs" {
 resource "google_service_account_iam_member" "release" {
   for_each = local.built ? merge(google_service_account.function, google_service_account.helper) : {}
 
-  service_account_id = each.value.name
+  service_account_id = "projects/${local.projects.runtime}/serviceAccounts/${each.value.email}"
   role               = "roles/iam.serviceAccountUser"
   member             = google_service_account.build["release"].member
 }
@@ -150,7 +150,7 @@ resource "google_storage_bucket_iam_member" "sources" {
   count = local.built ? 1 : 0
 
   bucket = google_storage_bucket.sources.name
-  role   = google_project_iam_custom_role.adds["runtime"].name
+  role   = "projects/${local.projects.runtime}/roles/${google_project_iam_custom_role.adds["runtime"].role_id}"
   member = google_service_account.build["plan"].member
 }
 
@@ -165,11 +165,15 @@ resource "google_storage_bucket" "plans" {
   labels                      = local.labels
 
   encryption {
-    default_kms_key_name = google_kms_crypto_key.key["store-audit"].id
+    default_kms_key_name = local.key_ids["store-audit"]
   }
 
   retention_policy {
     retention_period = "7776000"
+  }
+
+  lifecycle {
+    prevent_destroy = true
   }
 
   depends_on = [google_kms_crypto_key_iam_policy.key, google_org_policy_policy.policy]
@@ -179,7 +183,7 @@ resource "google_storage_bucket_iam_binding" "plans" {
   count = local.built ? 1 : 0
 
   bucket  = google_storage_bucket.plans[0].name
-  role    = google_project_iam_custom_role.adds["audit"].name
+  role    = "projects/${local.projects.audit}/roles/${google_project_iam_custom_role.adds["audit"].role_id}"
   members = [for a in google_service_account.build : a.member]
 }
 
@@ -198,7 +202,7 @@ resource "google_pubsub_topic" "planned" {
 
   project      = local.projects.audit
   name         = "sluis-planned"
-  kms_key_name = google_kms_crypto_key.key["store-audit"].id
+  kms_key_name = local.key_ids["store-audit"]
   labels       = local.labels
 
   message_storage_policy {
@@ -249,7 +253,7 @@ resource "google_cloudbuild_trigger" "plan" {
     _SOURCES = google_storage_bucket.sources.name
     _PLANS   = google_storage_bucket.plans[0].name
     _STATE   = var.build.state
-    _PLANNED = google_pubsub_topic.planned[0].id
+    _PLANNED = "projects/${local.projects.audit}/topics/${google_pubsub_topic.planned[0].name}"
   }
 
   depends_on = [google_project_service.build]
@@ -269,7 +273,7 @@ resource "google_cloudbuild_trigger" "release" {
   }
 
   pubsub_config {
-    topic = google_pubsub_topic.planned[0].id
+    topic = "projects/${local.projects.audit}/topics/${google_pubsub_topic.planned[0].name}"
   }
 
   substitutions = merge(local.release.substitutions, {

@@ -69,7 +69,7 @@ resource "google_logging_project_bucket_config" "logs" {
   locked         = each.value.locked
 
   cmek_settings {
-    kms_key_name = google_kms_crypto_key.key["store-logs"].id
+    kms_key_name = local.key_ids["store-logs"]
   }
 
   lifecycle {
@@ -95,7 +95,7 @@ resource "google_storage_bucket" "audit" {
   }
 
   encryption {
-    default_kms_key_name = google_kms_crypto_key.key["store-audit"].id
+    default_kms_key_name = local.key_ids["store-audit"]
   }
 
   lifecycle_rule {

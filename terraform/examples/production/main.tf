@@ -45,6 +45,15 @@ module "sluis" {
   key_administrators = ["group:sluis-keys@example.com"]
   secret_keepers     = ["group:sluis-secrets@example.com"]
 
+  billing_account = "012345-6789AB-CDEF01"
+  alert_emails    = ["sluis-watch@example.com"]
+  budgets         = { runtime = 5000, keys = 500, audit = 1000 }
+  build = {
+    repository = "projects/example-sluis-audit/locations/europe-west4/connections/git/repositories/sluis"
+    state      = "example-sluis-state"
+    approvers  = ["group:sluis-releases@example.com"]
+  }
+
   egress_addresses = 2
   all_traffic      = false
   rate_limits      = { api = 6000, pages = 600 }
