@@ -25,8 +25,9 @@ variable "sources" {
 }
 
 variable "client_authorities" {
-  description = "PEM certificates of the authorities that clients' certificates come from."
+  description = "PEM certificates of the authorities that clients' certificates come from: in a terraform.tfvars beside this file."
   type        = list(string)
+  default     = []
 }
 
 module "sluis" {
