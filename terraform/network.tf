@@ -28,19 +28,20 @@ locals {
     { for id, c in local.custodians : "bank-${id}" => sort(distinct(concat([local.issuer], [for e in values(c.endpoints) : regex("^https://([^/:]+)", e)[0]]))) },
   )
 
+  # In the order of priority: Google, private receivers of webhooks, no other private address under any name, hosts, the rest.
   firewall = concat(
+    [{ priority = 10, action = "allow", from = [var.network_range], to = [local.google_api], hosts = [], ports = ["443"], name = "google" }],
+    [for i, a in sort(var.webhooks_allow) : {
+      priority = 100 + i, action = "allow", from = [local.ranges.webhooks], to = ["${split(":", a)[0]}/32"], hosts = [], ports = [split(":", a)[1]]
+      name     = "webhooks-private-${i}"
+    }],
+    [{ priority = 500, action = "deny", from = [var.network_range], to = local.never, hosts = [], ports = [], name = "never" }],
     [for i, subnet in sort(keys(local.hosts)) : {
       priority = 1000 + i, action = "allow", from = [local.ranges[subnet]], to = [], hosts = local.hosts[subnet], ports = ["443"]
       name     = "${subnet}-hosts"
     } if !contains(local.hosts[subnet], "*")],
-    [for i, a in sort(var.webhooks_allow) : {
-      priority = 100000 + i, action = "allow", from = [local.ranges.webhooks], to = ["${split(":", a)[0]}/32"], hosts = [], ports = [split(":", a)[1]]
-      name     = "webhooks-private-${i}"
-    }],
     [
-      { priority = 10, action = "allow", from = [var.network_range], to = [local.google_api], hosts = [], ports = ["443"], name = "google" },
-      { priority = 200000, action = "deny", from = [var.network_range], to = local.never, hosts = [], ports = [], name = "never" },
-      { priority = 200010, action = "allow", from = [local.ranges.webhooks], to = ["0.0.0.0/0"], hosts = [], ports = ["443"], name = "webhooks-public" },
+      { priority = 100000, action = "allow", from = [local.ranges.webhooks], to = ["0.0.0.0/0"], hosts = [], ports = ["443"], name = "webhooks-public" },
       { priority = 1000000, action = "deny", from = [var.network_range], to = ["0.0.0.0/0"], hosts = [], ports = [], name = "rest" },
     ],
   )

@@ -23,6 +23,8 @@ func subnet(f function) string {
 	return "inside"
 }
 
+const google = "199.36.153.8/30" // private.googleapis.com
+
 // egress plays the firewall: from each subnet, what can be reached, and what must not be.
 func egress(w *world) []string {
 	var c complaints
@@ -37,7 +39,6 @@ func egress(w *world) []string {
 		hosts, addresses []string
 		nat              bool
 	}
-	google := "199.36.153.8/30"
 	want := map[string]way{"proxies": {addresses: []string{google}}, "front": {addresses: []string{google}}, "inside": {[]string{"accounts.google.com"}, []string{google}, true},
 		"webhooks": {nil, []string{"0.0.0.0/0", google}, true}}
 	for _, x := range w.deployed() {
@@ -104,7 +105,7 @@ func (w *world) reach(from string) (hosts, addresses []string, denied bool) {
 			continue
 		case !slices.Equal(texts(r.at("match", "layer4_configs", "ports")), []string{"443"}):
 			addresses = append(addresses, "other ports")
-		case slices.Contains(to, "0.0.0.0/0") && !private:
+		case !private && !slices.Equal(to, []string{google}): // also by the name of a host: names can be made to mean anything
 			addresses = append(addresses, "private addresses")
 		}
 		hosts = append(hosts, texts(r.at("match", "dest_fqdns"))...)
