@@ -31,6 +31,9 @@ locals {
   # Who did what; what Google's own people did is in access_transparency.
   audit_log = join(" OR ", [for l in ["cloudaudit.googleapis.com/activity", "cloudaudit.googleapis.com/data_access", "cloudaudit.googleapis.com/policy", "cloudaudit.googleapis.com/system_event", "cloudaudit.googleapis.com/access_transparency"] : "log_id(\"${l}\")"])
 
+  # A request for an invitation has its single-use token in its path (/i/{token}), and logs hold no secrets: nobody keeps such a line.
+  invitation = "httpRequest.requestUrl:\"/i/\""
+
   log_buckets = {
     audit      = { days = var.audit_days.search, locked = var.audit_locked, why = "Who did what, in all three projects." }
     operations = { days = 30, locked = false, why = "What functions, load balancer and builds say. No personal data but addresses of callers." }
@@ -40,7 +43,7 @@ locals {
   sinks = merge([for project in keys(local.projects) : {
     "${project}/audit"      = { project = project, name = "sluis-audit", bucket = "audit", filter = local.audit_log }
     "${project}/archive"    = { project = project, name = "sluis-archive", bucket = "archive", filter = local.audit_log }
-    "${project}/operations" = { project = project, name = "_Default", bucket = "operations", filter = "NOT (${local.audit_log})" }
+    "${project}/operations" = { project = project, name = "_Default", bucket = "operations", filter = "NOT (${local.audit_log}) AND NOT ${local.invitation}" }
   }]...)
 }
 

@@ -43,6 +43,7 @@ var checks = map[string]func(*world) []string{
 	"egress":           egress,
 	"front door":       frontDoor,
 	"routes":           routes,
+	"invitations":      invitations,
 	"granted":          granted,
 	"no primitive":     noPrimitive,
 	"no public":        noPublic,

@@ -320,6 +320,17 @@ func matches(rule any, method, at string) bool {
 	})
 }
 
+// invitations wants no log of requests to keep the tokens that stand in paths: those of pages, whose links are sent to investors.
+func invitations(w *world) []string {
+	var c complaints
+	for _, r := range w.of("google_logging_project_sink") {
+		if strings.HasPrefix(r.text("filter"), "NOT (") && !strings.Contains(r.text("filter"), `AND NOT httpRequest.requestUrl:"/i/"`) {
+			c.add("%s keeps requests for invitations", r.address)
+		}
+	}
+	return c
+}
+
 // fits plays a path template: a star is one segment that is not empty.
 func fits(template, at string) bool {
 	return slices.EqualFunc(strings.Split(template, "/"), strings.Split(at, "/"), func(want, got string) bool {

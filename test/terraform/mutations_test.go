@@ -89,6 +89,7 @@ var mutations = []mutation{
 		}
 	})},
 	{name: "unknown paths reach a function", check: "routes", bend: set("google_compute_region_url_map", nil, "path_matcher", "default_route_action")},
+	{name: "invitations in the log", check: "invitations", bend: set("google_logging_project_sink", "NOT (log_id(\"cloudaudit.googleapis.com/activity\"))", "filter")},
 	{name: "an owner", check: "no primitive", bend: add("google_project_iam_member", map[string]any{"project": "example-sluis-run", "role": "roles/owner", "member": "user:anna@example.com"})},
 	{name: "an editor", check: "granted", bend: add("google_project_iam_member", map[string]any{"project": "example-sluis-run", "role": "roles/editor", "member": "user:anna@example.com"})},
 	{name: "anybody may call extract", check: "no public", bend: one("google_cloud_run_v2_service_iam_binding", "name", "extract-comdirect", []any{"allUsers"}, "members")},
