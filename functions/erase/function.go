@@ -16,5 +16,7 @@ func init() {
 
 func wire(c *gcp.Cloud) (*Service, error) {
 	door := serve.NewDoor(c.Backend, c.Env, c.Held["pseudonym"], gcp.Proxies)
-	return New(c.Backend, c.Env, door, gcp.Signer(c.KMS, "certificate"))
+	s, err := New(c.Backend, c.Env, door, gcp.Signer(c.KMS, "certificate"))
+	s.Backups = gcp.Backups
+	return s, err
 }

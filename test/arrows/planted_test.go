@@ -138,6 +138,8 @@ var planted = []struct {
 	{"libraries have their place", map[string]string{"functions/sluis/x.go": `package main; import "cloud.google.com/go/pubsub/v2"`}, nil, "cloud SDKs"},
 	{"libraries have their place", map[string]string{"shared/backend/sql/x.go": `package sql; import "google.golang.org/grpc"`}, nil, "cloud SDKs"},
 	{"libraries have their place", map[string]string{"functions/seal/function.go": `package seal; import "cloud.google.com/go/kms/apiv1"`}, nil, "cloud SDKs"},
+	{"libraries have their place", map[string]string{"test/cloudbuild/x.go": `package cloudbuild; import "cloud.google.com/go/cloudbuild/apiv1/v2/cloudbuildpb"`}, nil, "cloud SDKs"},
+	{"libraries have their place", map[string]string{"test/journeys/x_test.go": `package journeys; import "cloud.google.com/go/cloudbuild/apiv1/v2/cloudbuildpb"`}, nil, "cloud SDKs"},
 	{"libraries have their place", map[string]string{"shared/envelope/x.go": `package envelope; import "github.com/tink-crypto/tink-go-gcpkms/v2/integration/gcpkms"`}, nil, "cloud SDKs"},
 	{"libraries have their place", map[string]string{"shared/serve/x_test.go": `package serve; import "database/sql"`}, nil, "SQL drivers"},
 	{"libraries have their place", map[string]string{"functions/sluis/x.go": `package main; import "github.com/jackc/pgx/v5"`}, nil, "SQL drivers"},

@@ -146,7 +146,9 @@ var places = []struct {
 }{
 	{"cloud SDKs", []string{"cloud.google.com/go", "google.golang.org/api", "google.golang.org/grpc", "google.golang.org/genproto",
 		"github.com/googleapis", "github.com/tink-crypto/tink-go-gcpkms", "firebase.google.com/go", "github.com/aws", "github.com/Azure"},
-		func(p *folder, _ *file) bool { return within(p.path, "shared/backend/gcp") }},
+		func(p *folder, f *file) bool {
+			return within(p.path, "shared/backend/gcp") || p.path == "test/cloudbuild" && f.test // reads cloudbuild.yaml by Cloud Build's own schema
+		}},
 	{"SQL drivers", []string{"database/sql", "modernc.org/sqlite", "github.com/mattn/go-sqlite3", "github.com/ncruces/go-sqlite3", "github.com/jackc",
 		"github.com/lib/pq", "github.com/riverqueue"},
 		func(p *folder, _ *file) bool { return within(p.path, "shared/backend/sql") }},

@@ -2,11 +2,12 @@
 // packages of ours that the function needs, each in its place, and one package at the root that imports the function. Google's
 // Go buildpack wants just that one package there, and finds the function's entry points by FUNCTION_TARGET.
 //
-//	go run ./test/stage [-build] DIR
+//	go run ./test/stage [-build] [-zip ZIPS] DIR
 //
 // makes DIR/consent, DIR/seal and so on, one folder for each source in schemas/pipeline.json and each protocol of an
 // extraction. Functions that come from one source share a folder. With -build it also does to each what the buildpack would
-// do: the program is DIR/consent/function.bin, and so on.
+// do: the program is DIR/consent/function.bin, and so on. With -zip it packs each folder into ZIPS, named for what is in it,
+// and writes ZIPS/manifest.json, which says which zips belong together.
 package main
 
 import (
@@ -29,12 +30,16 @@ const module = "sluis.internal"
 
 func main() {
 	compile := flag.Bool("build", false, "build each folder, too")
+	zips := flag.String("zip", "", "pack each folder into this one, too")
 	flag.Parse()
 	if flag.NArg() != 1 {
-		fmt.Fprintln(os.Stderr, "usage: go run ./test/stage [-build] DIR")
+		fmt.Fprintln(os.Stderr, "usage: go run ./test/stage [-build] [-zip ZIPS] DIR")
 		os.Exit(2)
 	}
 	err := Stage(".", flag.Arg(0))
+	if err == nil && *zips != "" {
+		err = Pack(flag.Arg(0), *zips) // before a build leaves its own files there
+	}
 	if err == nil && *compile {
 		err = Build(flag.Arg(0))
 	}

@@ -63,6 +63,10 @@ type Cloud struct {
 // Proxies is how many hops Google's load balancer appends to X-Forwarded-For: the caller's address and its own.
 const Proxies = 2
 
+// Backups is how long Firestore's backups and its point-in-time recovery keep what was deleted, as Terraform sets them
+// (terraform/store.tf; test/terraform holds the two together).
+const Backups = 7 * 24 * time.Hour
+
 // At opens Google Cloud as the environment says, for the documents that schemas declares.
 func At(schemas fs.FS) func(context.Context) (*Cloud, error) {
 	return func(ctx context.Context) (*Cloud, error) {
