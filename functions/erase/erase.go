@@ -43,13 +43,14 @@ type Service struct {
 }
 
 // New makes the service as a deployed function has it: a function that erases holds no keyset. sign gives the key of
-// certificates; where it cannot be had, the service is no good, and New is called again.
-func New(store domain.Store, env domain.Env, door *serve.Door, sign func() (crypto.Signer, error)) (*Service, error) {
+// certificates; where it cannot be had, the service is no good, and New is called again. backups is how long the store's backups
+// keep what was deleted.
+func New(store domain.Store, env domain.Env, door *serve.Door, sign func() (crypto.Signer, error), backups time.Duration) (*Service, error) {
 	signer, err := sign()
 	if err != nil {
 		return &Service{}, err
 	}
-	return &Service{Store: store, Env: env, Door: door, Signer: signer, KeyID: envelope.SignerID(signer)}, nil
+	return &Service{Store: store, Env: env, Door: door, Signer: signer, KeyID: envelope.SignerID(signer), Backups: backups}, nil
 }
 
 // Routes registers the client API and the investor's request.

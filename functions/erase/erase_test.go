@@ -18,10 +18,22 @@ import (
 	"sluis.internal/shared/domain"
 )
 
+// TestBackups: a deployed function's certificates say how long its store's backups keep what was erased.
+func TestBackups(t *testing.T) {
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := erase.New(nil, domain.Env{}, nil, func() (crypto.Signer, error) { return key, nil }, time.Hour)
+	if err != nil || s.Backups != time.Hour {
+		t.Errorf("backups are kept for %s: %v", s.Backups, err)
+	}
+}
+
 // TestNoSigner: while the key of certificates cannot be had, there is an error, and nothing that panics.
 func TestNoSigner(t *testing.T) {
 	away := errors.New("the keys cannot be reached")
-	s, err := erase.New(nil, domain.Env{}, nil, func() (crypto.Signer, error) { return nil, away })
+	s, err := erase.New(nil, domain.Env{}, nil, func() (crypto.Signer, error) { return nil, away }, 0)
 	if !errors.Is(err, away) {
 		t.Errorf("it came to %v", err)
 	}

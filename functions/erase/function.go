@@ -16,7 +16,5 @@ func init() {
 
 func wire(c *gcp.Cloud) (*Service, error) {
 	door := serve.NewDoor(c.Backend, c.Env, c.Held["pseudonym"], gcp.Proxies)
-	s, err := New(c.Backend, c.Env, door, gcp.Signer(c.KMS, "certificate"))
-	s.Backups = gcp.Backups
-	return s, err
+	return New(c.Backend, c.Env, door, gcp.Signer(c.KMS, "certificate"), gcp.Backups)
 }
