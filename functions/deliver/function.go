@@ -2,7 +2,6 @@ package deliver
 
 import (
 	"github.com/GoogleCloudPlatform/functions-framework-go/functions"
-
 	"sluis.internal/schemas"
 	"sluis.internal/shared/backend/gcp"
 	"sluis.internal/shared/envelope"
@@ -16,6 +15,6 @@ func init() {
 }
 
 func wire(c *gcp.Cloud) *Service {
-	door := serve.NewDoor(c.Backend, c.Env, c.Held["pseudonym"], gcp.Proxies)
-	return New(c.Backend, c.Env, door, gcp.Closing(c.KMS, "webhook"), envelope.Remembering(gcp.Opening(c.KMS, "webhook"), c.Env), gcp.Renewing(c.KMS, "webhook"), c.Webhooks)
+	return New(c.Backend, c.Env, serve.NewDoor(c.Backend, c.Env, c.Held["pseudonym"], gcp.Proxies), gcp.Closing(c.KMS, "webhook"),
+		envelope.Remembering(gcp.Opening(c.KMS, "webhook"), c.Env), gcp.Renewing(c.KMS, "webhook"), c.Webhooks)
 }

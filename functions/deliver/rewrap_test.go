@@ -41,7 +41,7 @@ func (o *older) Rewrap(sealed, label []byte) ([]byte, error) {
 func rotated(t *testing.T) (*bed, *domain.Endpoint, *older) {
 	b := newBed(t)
 	ep := b.endpoint("https://client.example/hooks")
-	_, previous, err := b.newSecret(ep)
+	_, previous, err := b.newSecret(t.Context(), ep)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +83,7 @@ func TestRewrap(t *testing.T) {
 func TestRewrapBesides(t *testing.T) {
 	t.Run("rotated", func(t *testing.T) {
 		b, ep, key := rotated(t)
-		_, third, err := b.newSecret(ep)
+		_, third, err := b.newSecret(t.Context(), ep)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -27,7 +27,7 @@ func (r *region) terminate() {
 
 // TestTold: what a request leads to is one trace through the processes of all functions, and each of them counted its part.
 func TestTold(t *testing.T) {
-	r := open(t)
+	r := open(t, options{})
 	all, err := journey.All()
 	if err != nil {
 		t.Fatal(err)

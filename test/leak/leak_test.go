@@ -162,7 +162,7 @@ func TestNothingLeaks(t *testing.T) {
 // everythingTold is what the house exports of itself, once a last request has come there.
 func (s *scene) everythingTold(t *testing.T, told *observetest.Receiver) Pieces {
 	t.Helper()
-	s.send(t, s.place.API, "HEAD", "/last", "")
+	send(t, s.place.API, "HEAD", "/last", "")
 	last := func() bool {
 		return slices.ContainsFunc(told.Spans(), func(span observetest.Span) bool { return span.Name == "HEAD" })
 	}
@@ -180,17 +180,6 @@ func (s *scene) everythingTold(t *testing.T, told *observetest.Receiver) Pieces 
 		}
 		return nil
 	}
-}
-
-// onlyWebhooks are the lines of a record that are webhooks.
-func onlyWebhooks(record []byte) []byte {
-	var out []string
-	for line := range strings.Lines(string(record)) {
-		if strings.Contains(line, `"kind":"webhook"`) {
-			out = append(out, line)
-		}
-	}
-	return []byte(strings.Join(out, ""))
 }
 
 // sawEnough makes sure that the search was not blind: in every place where a class may be, it is.

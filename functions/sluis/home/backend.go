@@ -4,6 +4,7 @@ import (
 	"context"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"sluis.internal/schemas"
 	"sluis.internal/shared/backend"
@@ -18,6 +19,7 @@ type Backend struct {
 	domain.Queue
 	Books
 	Env       domain.Env
+	backups   time.Duration // how long copies of what was deleted are kept
 	contracts domain.Contracts
 	data      string
 	cloud     *gcp.Cloud // nil where everything lies on this machine
@@ -68,7 +70,7 @@ func (b *Backend) openCloud(ctx context.Context, place string, s Settings) (err 
 	if b.cloud, err = gcp.Open(ctx, schemas.FS, gcp.Options{Env: s.Env, Project: project, Database: database, Fault: s.Fault}); err != nil {
 		return err
 	}
-	b.Env, b.contracts = b.cloud.Env, b.cloud.Contracts
+	b.Env, b.contracts, b.backups = b.cloud.Env, b.cloud.Contracts, gcp.Backups
 	b.Store, b.Queue, b.Books, b.close = b.cloud.Backend, b.cloud.Backend, b.cloud.Backend, b.cloud.Close
 	return nil
 }

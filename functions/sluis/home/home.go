@@ -225,7 +225,7 @@ func (h *Home) wire(ctx context.Context, s Settings) error {
 	question := &challenge.Service{Store: h, Env: h.Env, Door: door, Display: opening("display"), Bank: h}
 	reading := &portfolio.Service{Store: h, Env: h.Env, Door: door, Opener: reader, Interval: s.Interval}
 	notices := deliver.New(h, h.Env, door, k.Closing("webhook"), opening("webhook"), k.Renewing("webhook"), s.Webhooks)
-	removal, err := erase.New(h, h.Env, door, k.Sign)
+	removal, err := erase.New(h, h.Env, door, k.Sign, h.backups)
 	if err != nil {
 		return err
 	}

@@ -46,7 +46,7 @@ func TestKMSIsTold(t *testing.T) {
 	v.AddSigner(t, names["certificate"])
 	v.Grant(sealing, gcptest.Encrypter, names["outer"])
 	v.Grant(sealing, append(gcptest.Signer, gcptest.Public...), names["certificate"])
-	k, err := gcp.OpenKMS(t.Context(), domain.Env{}, func(name string) string { return names[name] }, as(v, sealing)...)
+	k, err := gcp.OpenKMS(t.Context(), domain.Env{}, func(name string) string { return names[name] }, v.As(sealing)...)
 	if err != nil {
 		t.Fatal(err)
 	}
