@@ -96,7 +96,7 @@ func groups(t *testing.T) [][]journey.Journey {
 func (r *region) walk(t *testing.T, w *weather, round int, group []journey.Journey) {
 	t.Helper()
 	since := time.Now()
-	ctx, done := context.WithTimeout(t.Context(), 10*time.Minute)
+	ctx, done := context.WithTimeout(t.Context(), 20*time.Minute)
 	defer done()
 	var crew sync.WaitGroup
 	walkers := make([]*crash.Walker, len(group))
@@ -105,6 +105,7 @@ func (r *region) walk(t *testing.T, w *weather, round int, group []journey.Journ
 			r.bank.Reset(login)
 		}
 		walkers[i] = crash.NewWalker(w, &r.Place, r.bank, j, j.Name+"."+random(3), rand.New(rand.NewPCG(*house.Seed, uint64(round)<<8+uint64(i)+10)))
+		walkers[i].Patience = patience
 		crew.Go(func() { _ = walkers[i].Walk(ctx) }) // its Failure is looked at below
 	}
 	crew.Wait()
@@ -114,6 +115,7 @@ func (r *region) walk(t *testing.T, w *weather, round int, group []journey.Journ
 		}
 	}
 	if t.Failed() {
+		r.explain(t)
 		return
 	}
 	w.calm()
@@ -127,6 +129,24 @@ func (r *region) walk(t *testing.T, w *weather, round int, group []journey.Journ
 		t.Error(what)
 	}
 	t.Logf("%d journeys in %s; %d sessions were left to end by themselves at the bank", len(group), time.Since(since).Round(time.Second), open)
+}
+
+// patience is for one step. Firestore keeps a dead transaction's locks for a minute, and its client asks for them at growing
+// intervals; the dead's leases run for another minute, and nobody changes Google's clocks.
+const patience = 8 * time.Minute
+
+// explain tells what is known of journeys that came to no good end.
+func (r *region) explain(t *testing.T) {
+	t.Helper()
+	t.Logf("it is %s", time.Now().UTC().Format(time.TimeOnly))
+	gcptest.Stored(t.Context(), t, r.project, func(d gcptest.Document) {
+		switch state := string(d.Fields["state"]); {
+		case d.Collection == "outbox":
+			t.Logf("outbox: %s", d.Fields)
+		case !slices.Contains([]string{"complete", "failed", "cancelled", "verified", "rejected", "expired"}, state):
+			t.Logf("%s: %s", d.Collection, d.Fields["Body"])
+		}
+	}, "outbox", "session", "challenge")
 }
 
 // tend is a client's program that changes its endpoint again and again, and asks once more where it had no answer.

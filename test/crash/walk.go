@@ -39,8 +39,9 @@ type World interface {
 
 // Walker plays one journey to its end, as people and programs do when what they use breaks off now and then.
 type Walker struct {
-	Journey journey.Journey
-	Failure error // that it did not come to its end
+	Journey  journey.Journey
+	Failure  error         // that it did not come to its end
+	Patience time.Duration // how long one step may take, restarts and all; 4 minutes
 
 	world  World
 	place  *journey.Place
@@ -55,9 +56,6 @@ type Walker struct {
 	again   bool             // begin by "again" what began with "login"
 	rekeyed bool             // the Idempotency-Key is another request's by now
 }
-
-// giveUp is how long one step may take, restarts and all.
-const giveUp = 4 * time.Minute
 
 // move takes the step at i and says which is next.
 type move func(w *Walker, ctx context.Context, i int, repeated bool) (next int, err error)
@@ -76,7 +74,7 @@ var moves = map[string]move{
 
 // NewWalker begins a journey at a place; name is its investor's reference there.
 func NewWalker(world World, place *journey.Place, b *bank.Bank, j journey.Journey, name string, random *rand.Rand) *Walker {
-	return &Walker{Journey: j, world: world, place: place, bank: b, player: place.Player(name), random: random}
+	return &Walker{Journey: j, world: world, place: place, bank: b, player: place.Player(name), random: random, Patience: 4 * time.Minute}
 }
 
 // Walk goes the whole way.
@@ -89,7 +87,7 @@ func (w *Walker) Walk(ctx context.Context) error {
 func (w *Walker) walk(ctx context.Context) error {
 	w.first, _ = w.world.Stands()
 	for i := 0; i < len(w.Journey.Steps); {
-		limited, done := context.WithTimeout(ctx, giveUp)
+		limited, done := context.WithTimeout(ctx, w.Patience)
 		next, err := w.step(limited, i)
 		done()
 		if err != nil {
