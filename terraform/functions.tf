@@ -23,6 +23,10 @@ locals {
       GOOGLE_CLOUD_PROJECT = local.projects.runtime
       SLUIS_REGION         = var.region
       SLUIS_DATABASE       = google_firestore_database.documents.name
+
+      OTEL_EXPORTER_OTLP_ENDPOINT = "https://telemetry.googleapis.com"
+      OTEL_TRACES_SAMPLER         = "parentbased_traceidratio"
+      OTEL_TRACES_SAMPLER_ARG     = tostring(var.traces)
     },
     { for key in setunion(f.close, f.open, f.shows, f.holds) : "SLUIS_KEY_${upper(key)}" => local.key_ids[key] if contains(keys(local.keys), key) },
     { for held in [join(",", [for h in f.holds : h if !contains(keys(local.keys), h)])] : "SLUIS_HOLDS" => held if held != "" },

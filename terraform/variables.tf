@@ -170,6 +170,17 @@ variable "webhooks_allow" {
   }
 }
 
+variable "traces" {
+  description = "The share of acts whose traces are kept, 0 to 1. Metrics count all."
+  type        = number
+  default     = 0.1
+
+  validation {
+    condition     = var.traces >= 0 && var.traces <= 1
+    error_message = "The share of traces lies between 0 and 1."
+  }
+}
+
 variable "refresh_interval" {
   description = "Between a reading and the next that a client may ask for, such as 15m; empty means the usual one."
   type        = string

@@ -246,7 +246,7 @@ func neverBoth(w *world) []string {
 		}
 	}
 	var c complaints
-	for _, key := range []string{"key outer", "key inner", "key webhook"} {
+	for _, key := range []string{"key outer", "key inner"} {
 		for g := range closes {
 			if g.on == key && opens[g] {
 				c.add("%s closes and opens %s", g.member, key)

@@ -42,8 +42,8 @@ import (
 //	SLUIS_AUDIENCE         of the ID tokens that callers must show
 //	SLUIS_CALLERS          e-mail addresses of the service accounts that may call, with commas
 //	SLUIS_ISSUER           of those tokens; empty means Google
-//	OTEL_EXPORTER_OTLP_ENDPOINT  where spans and metrics go, such as https://telemetry.googleapis.com; empty means nowhere.
-//	                       See [observe.Open], also for which traces are kept
+//	OTEL_EXPORTER_OTLP_ENDPOINT  where spans and metrics go, such as https://telemetry.googleapis.com; empty means nowhere
+//	OTEL_TRACES_SAMPLER, OTEL_TRACES_SAMPLER_ARG  which traces are kept; see [observe.Open]
 //
 // and, on machines without Google Cloud, by the variables of Google's emulators (FIRESTORE_EMULATOR_HOST,
 // PUBSUB_EMULATOR_HOST) and their like for the other two: KMS_EMULATOR_HOST and SECRET_MANAGER_EMULATOR_HOST, which are
