@@ -148,6 +148,21 @@ func TestEnded(t *testing.T) {
 	}
 }
 
+// TestPatience: after an export that failed, the next ones are left out.
+func TestPatience(t *testing.T) {
+	const every = 100 * time.Millisecond
+	x, r := open(t, every)
+	r.Refuse(http.StatusServiceUnavailable)
+	observe.DeadLetter(t.Context(), domain.TopicNotice)
+	x.Ended()
+	first := r.Asked()
+	time.Sleep(3 * every)
+	x.Ended()
+	if first == 0 || r.Asked() != first {
+		t.Errorf("asked %d times, and then %d times", first, r.Asked()-first)
+	}
+}
+
 // TestSampling: the environment says which traces are kept; a caller's wish goes before that.
 func TestSampling(t *testing.T) {
 	t.Setenv("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")

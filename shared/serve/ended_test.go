@@ -30,6 +30,7 @@ func TestAnswerGoesFirst(t *testing.T) {
 	s := httptest.NewServer(http.HandlerFunc(Lazy(func(context.Context) (*busyHome, error) { return b, nil },
 		func(*busyHome) (Face, error) { return Mux(mux), nil })))
 	t.Cleanup(s.Close)
+	t.Cleanup(func() { close(b.leave) }) // or whoever still waits would do so for ever
 	client := &http.Client{Timeout: 10 * time.Second}
 	for path, want := range map[string]int{"/json": 200, "/none": 204, "/problem": 404, "/nowhere": 404} {
 		a, err := client.Get(s.URL + path)

@@ -28,6 +28,7 @@ type Receiver struct {
 	raw    [][]byte
 	hold   chan struct{} // while it is not nil, nobody is answered until it is closed
 	status int           // instead of taking anything in
+	asked  int
 }
 
 // Span is one span.
@@ -89,6 +90,7 @@ func (r *Receiver) take(w http.ResponseWriter, q *http.Request, body proto.Messa
 	raw, err := io.ReadAll(q.Body)
 	r.mu.Lock()
 	hold, status := r.hold, r.status
+	r.asked++
 	r.mu.Unlock()
 	if hold != nil {
 		select {
@@ -186,6 +188,13 @@ func (r *Receiver) Raw() [][]byte {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.raw)
+}
+
+// Asked is how often somebody came, also in vain.
+func (r *Receiver) Asked() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.asked
 }
 
 // Count adds up a metric over all processes, of the points that have all of the labels ("key", "value", ...).
