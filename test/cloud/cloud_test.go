@@ -37,8 +37,8 @@ import (
 	"sluis.internal/shared/backend/gcp"
 	"sluis.internal/shared/backend/gcp/gcptest"
 	"sluis.internal/shared/domain"
-	"sluis.internal/test/house"
 	"sluis.internal/shared/observe/observetest"
+	"sluis.internal/test/house"
 )
 
 const custodian = "sandbox-comdirect"
