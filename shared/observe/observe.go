@@ -20,6 +20,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"sluis.internal/shared/domain"
 )
@@ -95,8 +96,8 @@ func Begin(ctx context.Context, kind Kind, name string, labels ...Label) (contex
 	if i == nil {
 		return ctx, nil
 	}
-	ctx, span := i.tracer.Start(ctx, name, trace.WithSpanKind(kind), trace.WithAttributes(attributes(i, labels)...))
-	return ctx, &Span{span}
+	_, span := i.tracer.Start(ctx, name, trace.WithSpanKind(kind), trace.WithAttributes(attributes(i, labels)...))
+	return trace.ContextWithSpan(ctx, closedSpan{span}), &Span{span}
 }
 
 // Root begins a span that is the first of its own trace: of an act that is not a part of what has it done.
@@ -111,6 +112,30 @@ func Within(ctx context.Context, kind Kind, name string, labels ...Label) (conte
 	}
 	return Begin(ctx, kind, name, labels...)
 }
+
+// closedSpan is a span by which libraries that find it in a context cannot tell of more: of whole addresses, for example.
+type closedSpan struct{ trace.Span }
+
+// TracerProvider implements trace.Span.
+func (closedSpan) TracerProvider() trace.TracerProvider { return noop.NewTracerProvider() }
+
+// SetAttributes implements trace.Span.
+func (closedSpan) SetAttributes(...attribute.KeyValue) {}
+
+// AddEvent implements trace.Span.
+func (closedSpan) AddEvent(string, ...trace.EventOption) {}
+
+// AddLink implements trace.Span.
+func (closedSpan) AddLink(trace.Link) {}
+
+// RecordError implements trace.Span.
+func (closedSpan) RecordError(error, ...trace.EventOption) {}
+
+// SetStatus implements trace.Span.
+func (closedSpan) SetStatus(codes.Code, string) {}
+
+// SetName implements trace.Span.
+func (closedSpan) SetName(string) {}
 
 // Name gives the span a better name, where it is only known later.
 func (s *Span) Name(name string) {

@@ -2,6 +2,7 @@ package observe_test
 
 import (
 	"context"
+	"errors"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -15,6 +16,10 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
 
 	"sluis.internal/schemas"
 	"sluis.internal/shared/domain"
@@ -93,6 +98,29 @@ func TestStrangeWords(t *testing.T) {
 		r.Count("sluis.consent.denials", "code", "other") != 1 || r.Count("sluis.kms.calls", "key", "other", "method", "other", "code", "other") != 1 ||
 		r.Count("sluis.dead_letters", "topic", "other") != 1 || len(r.Spans()) != 2 {
 		t.Errorf("%v\n%v", r.Points(), r.Spans())
+	}
+}
+
+// TestLibrariesSayNothing: what a library finds in a context lets it tell of nothing, and passes the trace on.
+func TestLibrariesSayNothing(t *testing.T) {
+	x, r := open(t, time.Hour)
+	ctx, span := observe.Begin(t.Context(), observe.Inside, "ours")
+	found := trace.SpanFromContext(ctx)
+	inner, theirs := found.TracerProvider().Tracer("library").Start(ctx, "theirs", trace.WithAttributes(attribute.String("url.full", "https://anna")))
+	theirs.End()
+	found.SetName("anna")
+	found.SetAttributes(attribute.String("url.full", "https://anna"))
+	found.AddEvent("anna")
+	found.RecordError(errors.New("anna"))
+	found.SetStatus(codes.Error, "anna")
+	found.AddLink(trace.Link{SpanContext: found.SpanContext(), Attributes: []attribute.KeyValue{attribute.String("a", "anna")}})
+	_, child := observe.Begin(inner, observe.Inside, "child")
+	child.End(nil)
+	span.End(nil)
+	flush(t, x)
+	s := r.Spans()
+	if len(s) != 2 || s[0].Name != "child" || s[1].Name != "ours" || s[0].Parent != s[1].ID || strings.Contains(string(r.Raw()[0]), "anna") {
+		t.Errorf("%v", s)
 	}
 }
 

@@ -47,7 +47,14 @@ func TestTold(t *testing.T) {
 	r.leads(t, "Seal POST /seal", "Seal commit", "Extract handle session-requested", "Extract POST /oauth/token")
 	r.leads(t, "Challenge POST /challenge/answer", "Challenge call answer", "Answer POST", "Answer kms AsymmetricDecrypt")
 	r.leads(t, "Challenge POST /challenge/answer", "Challenge call answer", "Answer POST", "Answer commit", "Extract handle session-requested", "Extract commit")
-	r.leads(t, "Erase DELETE /v1/connections/{connection}/data", "Erase commit", "Erasure handle erasure-requested", "Erasure kms AsymmetricSign")
+	r.leads(t, "Erase DELETE /v1/connections/{connection}/data", "Erase kms AsymmetricSign")
+	for _, s := range r.told.Spans() {
+		for key := range s.Attributes {
+			if !slices.Contains([]string{"custodian", "topic", "kind", "key", "method", "code", "http.route", "server.address", "http.response.status_code"}, key) {
+				t.Errorf("%s %s says its %s, which is no label of ours", s.Service, s.Name, key)
+			}
+		}
+	}
 	for _, c := range []struct {
 		name   string
 		labels []string
