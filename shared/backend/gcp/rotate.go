@@ -90,7 +90,7 @@ func Versions(ctx context.Context, k *KMS, name string) ([]KeyVersion, error) {
 		one := KeyVersion{State: v.State.String(), Closes: v.Name == key.Primary.GetName()}
 		one.Number, _ = strconv.Atoi(path.Base(v.Name))
 		if v.State == kmspb.CryptoKeyVersion_ENABLED && key.Purpose != kmspb.CryptoKey_ENCRYPT_DECRYPT {
-			shown, err := (&versions{k: k, name: resource}).version(v.Name)
+			shown, err := (&versions{use: use{ctx, name}, k: k, name: resource}).version(v.Name)
 			if err != nil {
 				return nil, err
 			}
