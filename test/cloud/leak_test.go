@@ -141,7 +141,7 @@ func TestNothingLeaks(t *testing.T) {
 	s.play(t, stories(t))
 	leak.Stumble(t, &s.place, s.nest)
 	s.remember(t)
-	close(s.tap.papers)
+	s.tap.shut()
 	if err := <-examined; err != nil {
 		t.Error(err)
 	}

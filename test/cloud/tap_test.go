@@ -32,7 +32,8 @@ type tap struct {
 	seed   maphash.Seed
 	seen   map[uint64]bool
 	heard  map[string][]piece
-	papers chan gcptest.Document // written, for whoever opens them; nil means nobody
+	papers chan gcptest.Document // written, for whoever opens them
+	isShut bool
 }
 
 type piece struct {
@@ -65,7 +66,7 @@ func (p *tap) at(r *region) {
 		all, _ := gcptest.Written(message) // the emulator says what is wrong with it
 		for _, d := range all {
 			p.paper(written, d)
-			p.papers <- d
+			p.pass(d)
 		}
 	})
 	r.pubsub.Hear(func(method string, message []byte) { p.keep(wireBus, method, message) })
@@ -80,6 +81,23 @@ func (p *tap) at(r *region) {
 		p.keep(place, method, bytesOf(asked))
 		p.keep(place, method+" answered", bytesOf(answer))
 	}
+}
+
+// pass hands a document on to whoever opens it, until the tap is shut.
+func (p *tap) pass(d gcptest.Document) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.isShut {
+		p.papers <- d
+	}
+}
+
+// shut ends what is handed on: the clock goes on writing as long as its process lives.
+func (p *tap) shut() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.isShut = true
+	close(p.papers)
 }
 
 // key is the name of a key in pipeline.json, by its resource name or that of a version.
