@@ -31,6 +31,7 @@ type Archive struct {
 	keys   Keys
 	inner  envelope.InnerKeys
 	reader *envelope.Reader
+	states *envelope.Shared // opens sessions\' states
 	search *Searcher
 	kinds  []domain.DocumentKind
 
@@ -71,6 +72,10 @@ func NewArchive(store domain.Store, env domain.Env, keys Keys, inner envelope.In
 	a := &Archive{store: store, close: func() error { return nil }, keys: keys, inner: inner, search: s, seen: map[[32]byte]bool{},
 		Tour: Tour{Met: map[string]map[Class]int{}}, Rows: map[domain.DocumentKind]int{}, Unopened: map[string]bool{},
 		reader: envelope.NewReader(keys.Opening(string(envelope.KeyPortfolio)), env)}
+	a.states = envelope.NewShared(struct {
+		domain.Encrypter
+		domain.Decrypter
+	}{keys.Closing(string(envelope.KeySession)), keys.Opening(string(envelope.KeySession))}, env, string(envelope.KeySession))
 	var lives []struct{ Kind domain.DocumentKind }
 	return a, errors.Join(contract("retention.json", &lives), a.take(lives))
 }
@@ -358,7 +363,7 @@ func openSession(_ context.Context, a *Archive, raw json.RawMessage) error {
 		return err
 	}
 	a.vanish("session state", s.Sealed)
-	return a.open("opened session", []Class{Token, Shown, Personal}, envelope.KeySession, envelope.SessionLabel(&s), s.Sealed)
+	return a.openBy("opened session", []Class{Token, Shown, Personal}, a.states, envelope.SessionLabel(&s), s.Sealed)
 }
 
 func openChallenge(_ context.Context, a *Archive, raw json.RawMessage) error {
@@ -387,7 +392,11 @@ func openEndpoint(_ context.Context, a *Archive, raw json.RawMessage) error {
 }
 
 func (a *Archive) open(place string, may []Class, key envelope.KeyName, label, sealed []byte) error {
-	plain, err := envelope.Open(a.keys.Opening(string(key)), label, sealed)
+	return a.openBy(place, may, a.keys.Opening(string(key)), label, sealed)
+}
+
+func (a *Archive) openBy(place string, may []Class, key domain.Decrypter, label, sealed []byte) error {
+	plain, err := envelope.Open(key, label, sealed)
 	if err == nil {
 		a.judge(place, may, plain.Reveal())
 	}
