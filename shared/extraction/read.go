@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"sluis.internal/shared/domain"
+	"sluis.internal/shared/envelope"
 )
 
 // reading is one portfolio on its way from the bank into encrypted parts. Nothing in it grows with the portfolio but
@@ -394,7 +395,7 @@ func (r *reading) fresh(tx domain.Tx) ([]*domain.Part, error) {
 	}
 	key := &domain.DataKey{ConnectionID: r.key.ConnectionID}
 	err := tx.Get(key)
-	if domain.KindOf(err) == domain.NotFound || err == nil && !sameKeyset(key, r.key) {
+	if domain.KindOf(err) == domain.NotFound || err == nil && !envelope.SameKeyset(key, r.key) {
 		return nil, &domain.Error{Kind: domain.Unavailable, Code: "data_erased", Message: "the data was erased while it was read"}
 	}
 	if err != nil {

@@ -49,9 +49,6 @@ func (e *Engine) rewrap(ctx context.Context, id domain.ConnectionID) error {
 	return ignoreErased(err)
 }
 
-// sameKeyset says whether a reading may go on under the keyset that it began with, however that is wrapped by now.
-func sameKeyset(now, then *domain.DataKey) bool { return envelope.SameKeyset(now, then) }
-
 func ignoreErased(err error) error {
 	if domain.KindOf(err) == domain.NotFound {
 		return nil
