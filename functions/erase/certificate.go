@@ -7,10 +7,12 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/go-json-experiment/json/jsontext"
 
 	"sluis.internal/shared/domain"
+	"sluis.internal/shared/envelope"
 )
 
 // canonical is what a certificate's signature covers: the certificate as JSON without the member "signature", in the
@@ -36,15 +38,20 @@ func canonical(cert domain.Erasure) ([]byte, error) {
 	return value, nil
 }
 
-// sign fills in the key's identifier and the signature.
+// sign fills in the newest key's identifier and its signature.
 func (s *Service) sign(ctx context.Context, cert *domain.Erasure) error {
-	cert.KeyID = s.KeyID
+	signers, err := s.Signers()
+	if err != nil {
+		return fmt.Errorf("signing certificate: %w", err)
+	}
+	signer := signers[len(signers)-1]
+	cert.KeyID = envelope.SignerID(signer)
 	text, err := canonical(*cert)
 	if err != nil {
 		return err
 	}
 	// Ed25519 hashes by itself (RFC 8032), so the message is passed as it is, and no randomness is used.
-	cert.Signature, err = domain.In(ctx, s.Signer).Sign(nil, text, crypto.Hash(0))
+	cert.Signature, err = domain.In(ctx, signer).Sign(nil, text, crypto.Hash(0))
 	if err != nil {
 		return fmt.Errorf("signing certificate: %w", err)
 	}
@@ -67,7 +74,7 @@ func Verify(cert domain.Erasure, public ed25519.PublicKey) error {
 	return nil
 }
 
-// key is the public half of the certificate key as a JWK (RFC 8037).
+// key is the public half of a version of the certificate key as a JWK (RFC 8037).
 type key struct {
 	Kty string `json:"kty"`
 	Crv string `json:"crv"`
@@ -77,10 +84,19 @@ type key struct {
 	Use string `json:"use"`
 }
 
-func (s *Service) publicKey() (key, error) {
-	public, ok := s.Signer.Public().(ed25519.PublicKey)
-	if !ok {
-		return key{}, fmt.Errorf("reading certificate key: want Ed25519, have %T", s.Signer.Public())
+// keys are the public halves of all versions of the certificate key, newest first: one of them signed each certificate.
+func (s *Service) keys() ([]key, error) {
+	signers, err := s.Signers()
+	if err != nil {
+		return nil, fmt.Errorf("reading certificate keys: %w", err)
 	}
-	return key{Kty: "OKP", Crv: "Ed25519", X: base64.RawURLEncoding.EncodeToString(public), Kid: s.KeyID, Alg: "EdDSA", Use: "sig"}, nil
+	var all []key
+	for _, signer := range slices.Backward(signers) {
+		public, ok := signer.Public().(ed25519.PublicKey)
+		if !ok {
+			return nil, fmt.Errorf("reading certificate keys: want Ed25519, have %T", signer.Public())
+		}
+		all = append(all, key{Kty: "OKP", Crv: "Ed25519", X: base64.RawURLEncoding.EncodeToString(public), Kid: envelope.SignerID(signer), Alg: "EdDSA", Use: "sig"})
+	}
+	return all, nil
 }

@@ -27,30 +27,17 @@ import (
 	"time"
 
 	"sluis.internal/shared/domain"
-	"sluis.internal/shared/envelope"
 	"sluis.internal/shared/serve"
 )
 
-// Service erases. Store, Env, Door, Signer and KeyID must be set.
+// Service erases. Store, Env, Door and Signers must be set.
 type Service struct {
 	Store   domain.Store
 	Env     domain.Env
 	Door    *serve.Door
-	Signer  crypto.Signer             // Ed25519
-	KeyID   string                    // names Signer's key in certificates
-	Backups time.Duration             // how long backups of the store may hold copies that nobody can read
-	Forget  func(domain.ConnectionID) // drops keysets cached in this process; nil where there are none
-}
-
-// New makes the service as a deployed function has it: a function that erases holds no keyset. sign gives the key of
-// certificates; where it cannot be had, the service is no good, and New is called again. backups is how long the store's backups
-// keep what was deleted.
-func New(store domain.Store, env domain.Env, door *serve.Door, sign func() (crypto.Signer, error), backups time.Duration) (*Service, error) {
-	signer, err := sign()
-	if err != nil {
-		return &Service{}, err
-	}
-	return &Service{Store: store, Env: env, Door: door, Signer: signer, KeyID: envelope.SignerID(signer), Backups: backups}, nil
+	Signers func() ([]crypto.Signer, error) // versions of the Ed25519 key of certificates, oldest first: the newest signs, all are shown
+	Backups time.Duration                   // how long backups of the store may hold copies that nobody can read
+	Forget  func(domain.ConnectionID)       // drops keysets cached in this process; nil where there are none
 }
 
 // Routes registers the client API and the investor's request.
@@ -132,7 +119,7 @@ func (s *Service) list(ctx context.Context, c *serve.Call) (serve.Answer, error)
 	if err != nil {
 		return serve.Answer{}, err
 	}
-	public, err := s.publicKey()
+	keys, err := s.keys()
 	if err != nil {
 		return serve.Answer{}, err
 	}
@@ -140,7 +127,7 @@ func (s *Service) list(ctx context.Context, c *serve.Call) (serve.Answer, error)
 	if err != nil {
 		return serve.Answer{}, err
 	}
-	return serve.Answer{Body: certificatePage{List: serve.List[domain.Erasure]{Data: found, Next: next}, Keys: []key{public}}}, nil
+	return serve.Answer{Body: certificatePage{List: serve.List[domain.Erasure]{Data: found, Next: next}, Keys: keys}}, nil
 }
 
 // certificates gives a page of what is signed; erasures under way are left out.

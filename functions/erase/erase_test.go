@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/ed25519"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,30 +15,30 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-jose/go-jose/v4"
+
 	"sluis.internal/functions/erase"
 	"sluis.internal/shared/domain"
 )
 
-// TestBackups: a deployed function's certificates say how long its store's backups keep what was erased.
-func TestBackups(t *testing.T) {
-	_, key, err := ed25519.GenerateKey(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := erase.New(nil, domain.Env{}, nil, func() (crypto.Signer, error) { return key, nil }, time.Hour)
-	if err != nil || s.Backups != time.Hour {
-		t.Errorf("backups are kept for %s: %v", s.Backups, err)
-	}
-}
-
-// TestNoSigner: while the key of certificates cannot be had, there is an error, and nothing that panics.
+// TestNoSigner: while the key of certificates cannot be had there is an error and no certificate, but what was to be
+// erased is erased; asked again once the key is back, the certificate is given.
 func TestNoSigner(t *testing.T) {
-	away := errors.New("the keys cannot be reached")
-	s, err := erase.New(nil, domain.Env{}, nil, func() (crypto.Signer, error) { return nil, away }, 0)
-	if !errors.Is(err, away) {
-		t.Errorf("it came to %v", err)
+	h := build(t, 1)
+	h.away = &domain.Error{Kind: domain.Unavailable, Code: "keys_unavailable", Message: "the keys cannot be reached; try again"}
+	path := "/v1/connections/" + string(h.conn.ID)
+	for _, call := range [][2]string{{"DELETE", path + "/data"}, {"GET", path + "/erasures"}} {
+		if w := h.call(h.token, call[0], call[1], ""); w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "keys_unavailable") {
+			t.Errorf("%s gives %d %s", call, w.Code, w.Body)
+		}
 	}
-	s.Routes(http.NewServeMux()) // a face is made before the error is looked at
+	if held := h.held(h.conn); held["data_key"]+held["portfolio"]+held["part"] != 0 {
+		t.Errorf("there is still %v", held)
+	}
+	h.away = nil
+	if cert := h.erase("/data"); cert.Erased["data_key"] != 1 || erase.Verify(cert, h.public) != nil {
+		t.Errorf("the certificate is %+v", cert)
+	}
 }
 
 func TestScopes(t *testing.T) {
@@ -413,26 +414,32 @@ func TestRoles(t *testing.T) {
 	}
 }
 
-func TestListHasTheKey(t *testing.T) {
+// TestListHasTheKeys: the newest version of the key signs, and older certificates find theirs beside it.
+func TestListHasTheKeys(t *testing.T) {
 	h := build(t, 1)
 	h.erase("/credentials")
+	newer := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{8}, ed25519.SeedSize))
+	h.now = h.now.Add(time.Second)
+	h.signers, h.public = append(h.signers, newer), newer.Public().(ed25519.PublicKey)
 	h.erase("/data")
 	w := h.call(h.token, "GET", "/v1/connections/"+string(h.conn.ID)+"/erasures", "")
 	var page struct {
-		Data []domain.Erasure `json:"data"`
-		Keys []struct {
-			Kid string `json:"kid"`
-			X   string `json:"x"`
-		} `json:"keys"`
+		Data []domain.Erasure  `json:"data"`
+		Keys []jose.JSONWebKey `json:"keys"`
 	}
 	if err := json.Unmarshal(w.Body.Bytes(), &page); err != nil {
 		t.Fatal(err)
 	}
-	if len(page.Data) != 2 || len(page.Keys) != 1 || page.Keys[0].Kid != page.Data[0].KeyID || len(page.Keys[0].X) != 43 {
-		t.Errorf("the list is %s", w.Body)
+	if len(page.Data) != 2 || len(page.Keys) != 2 {
+		t.Fatalf("the list is %s", w.Body)
 	}
-	for _, cert := range page.Data {
-		if err := erase.Verify(cert, h.public); err != nil {
+	for i, cert := range page.Data { // both are newest first
+		key := page.Keys[i]
+		thumb, err := key.Thumbprint(crypto.SHA256)
+		if err != nil || key.KeyID != cert.KeyID || key.KeyID != base64.RawURLEncoding.EncodeToString(thumb) {
+			t.Errorf("certificate %d names %s, and the key is %s: %v", i, cert.KeyID, key.KeyID, err)
+		}
+		if err := erase.Verify(cert, key.Key.(ed25519.PublicKey)); err != nil {
 			t.Errorf("a listed certificate does not verify: %v", err)
 		}
 	}

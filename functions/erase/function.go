@@ -10,11 +10,11 @@ import (
 
 func init() {
 	at := gcp.At(schemas.FS)
-	functions.HTTP("Erase", serve.Lazy(at, func(c *gcp.Cloud) (serve.Face, error) { s, err := wire(c); return serve.Mux(s.Routes), err }))
-	functions.HTTP("Erasure", serve.Lazy(at, func(c *gcp.Cloud) (serve.Face, error) { s, err := wire(c); return serve.Push(c, s.Erasure), err }))
+	functions.HTTP("Erase", serve.Lazy(at, func(c *gcp.Cloud) (serve.Face, error) { return serve.Mux(wire(c).Routes), nil }))
+	functions.HTTP("Erasure", serve.Lazy(at, func(c *gcp.Cloud) (serve.Face, error) { return serve.Push(c, wire(c).Erasure), nil }))
 }
 
-func wire(c *gcp.Cloud) (*Service, error) {
+func wire(c *gcp.Cloud) *Service {
 	door := serve.NewDoor(c.Backend, c.Env, c.Held["pseudonym"], gcp.Proxies)
-	return New(c.Backend, c.Env, door, gcp.Signer(c.KMS, "certificate"), gcp.Backups)
+	return &Service{Store: c.Backend, Env: c.Env, Door: door, Signers: gcp.Signers(c.KMS, "certificate"), Backups: gcp.Backups}
 }

@@ -3,6 +3,7 @@ package erase_test
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/json"
@@ -31,6 +32,8 @@ type house struct {
 	env       domain.Env
 	now       time.Time
 	service   *erase.Service
+	signers   []crypto.Signer
+	away      error // of the signers
 	public    ed25519.PublicKey
 	mux       *http.ServeMux
 	client    *domain.Client
@@ -108,9 +111,9 @@ func build(t *testing.T, parts int) *house {
 	h.env = domain.Env{Clock: func() time.Time { return h.now }, Region: "local"}
 	h.store = &tap{Store: open(t, h.env)}
 	private := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, ed25519.SeedSize))
-	h.public = private.Public().(ed25519.PublicKey)
+	h.signers, h.public = []crypto.Signer{private}, private.Public().(ed25519.PublicKey)
 	door := &serve.Door{Store: h.store, Env: h.env, Salt: domain.NewSecret([]byte("salt"))}
-	h.service = &erase.Service{Store: h.store, Env: h.env, Door: door, Signer: private, KeyID: "cert-1", Backups: 7 * 24 * time.Hour,
+	h.service = &erase.Service{Store: h.store, Env: h.env, Door: door, Signers: func() ([]crypto.Signer, error) { return h.signers, h.away }, Backups: 7 * 24 * time.Hour,
 		Forget: func(id domain.ConnectionID) { h.forgotten = append(h.forgotten, id) }}
 	h.mux = http.NewServeMux()
 	h.service.Routes(h.mux)

@@ -257,14 +257,14 @@ func (c secretSet) Run(ctx context.Context, o *options) error {
 }
 
 type rotateCommand struct {
-	Key string `arg:"" enum:"inner,outer,session,display,portfolio,webhook" help:"inner, outer, session, display, portfolio or webhook."`
+	Key string `arg:"" enum:"inner,outer,session,display,portfolio,webhook,certificate" help:"inner, outer, session, display, portfolio, webhook or certificate."`
 }
 
 func (c rotateCommand) Run(ctx context.Context, o *options) error {
 	return withStore(ctx, o, func(b *home.Backend) error {
 		made, err := b.Rotate(ctx, c.Key)
 		if err == nil {
-			fmt.Println("a new version closes from now on, and lies in", made)
+			fmt.Println("a new version is used from now on, and lies in", made)
 		}
 		return err
 	})

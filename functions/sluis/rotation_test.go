@@ -51,8 +51,8 @@ func rotationDay(t *testing.T, d desk, set home.Settings) {
 	}
 	d.refuses(`it is the one that closes; rotate first`, "", "versions", "disable", "portfolio", "1")
 	d.refuses(`there is none`, "", "versions", "disable", "portfolio", "2")
-	for _, key := range []string{"inner", "outer", "session", "display", "portfolio", "webhook"} {
-		d.prints(`closes from now on`, "", "rotate", key)
+	for _, key := range []string{"inner", "outer", "session", "display", "portfolio", "webhook", "certificate"} {
+		d.prints(`is used from now on`, "", "rotate", key)
 	}
 	if err := s.Stop(); err != nil { // as README says, of local keys
 		t.Fatal(err)

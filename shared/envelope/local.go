@@ -58,7 +58,7 @@ type Keys struct {
 	sets        map[KeyName]*keys
 	pseudonym   domain.Secret
 	link        domain.Secret
-	certificate ed25519.PrivateKey
+	certificate *ring[crypto.Signer]
 	inner       func() ([]*rsa.PrivateKey, error) // oldest first; waits until there is one
 }
 
@@ -80,14 +80,15 @@ func LocalKeys(dir string) (*Keys, error) {
 			return nil, err
 		}
 	}
+	k.certificate = &ring[crypto.Signer]{dir: dir, name: fileCertificate, fresh: newCertificateFile, read: readCertificates}
+	if err := k.certificate.ensure(); err != nil {
+		return nil, err
+	}
 	var err error
 	if k.pseudonym, err = ensureSecret(dir, filePseudonym); err != nil {
 		return nil, err
 	}
 	if k.link, err = ensureSecret(dir, fileLink); err != nil {
-		return nil, err
-	}
-	if k.certificate, err = ensureCertificate(dir); err != nil {
 		return nil, err
 	}
 	inner := &ring[*rsa.PrivateKey]{dir: dir, name: fileInner, fresh: newInnerFile, read: readInner}
@@ -158,11 +159,9 @@ func (k *Keys) InnerPrivates() ([]crypto.Decrypter, error) {
 	return open, err
 }
 
-// CertificateSigner signs certificates of erasure with Ed25519 (sign the message itself, with crypto.Hash(0)).
-func (k *Keys) CertificateSigner() crypto.Signer { return k.certificate }
-
-// CertificateKeyID names the key of CertificateSigner.
-func (k *Keys) CertificateKeyID() string { return SignerID(k.certificate) }
+// CertificateSigners sign certificates of erasure with Ed25519 (sign the message itself, with crypto.Hash(0)), oldest
+// first. The error is always nil.
+func (k *Keys) CertificateSigners() ([]crypto.Signer, error) { return k.certificate.now(), nil }
 
 // SignerID names an Ed25519 key: its RFC 8037 thumbprint.
 func SignerID(key crypto.Signer) string {
@@ -178,17 +177,19 @@ func (k *Keys) Pseudonym() domain.Secret { return k.pseudonym }
 // Link is the HMAC key behind investors' links: 32 bytes. Do not wipe it.
 func (k *Keys) Link() domain.Secret { return k.link }
 
-// RotateInner makes a new key of the inner gate in dir. Running processes use it at once; the older keys open what was
-// sealed to them for as long as their files are there.
-func RotateInner(dir string) error { return rotate(dir, fileInner, newInnerFile) }
-
-// Rotate makes a new key of that name in dir. Running processes open what was closed under it, and close under it
-// themselves from then on, or from their next start.
-func Rotate(dir string, name KeyName) error {
-	if !slices.Contains(KeyNames, name) {
-		return fmt.Errorf("rotating key: want one of %q", KeyNames)
+// Rotate makes a new key of that name in dir: a KeyName, inner or certificate. Running processes open what was closed
+// under it. They close under it themselves from then on, or, under a KeyName, from their next start at the latest. What
+// was closed under older keys opens, and what they signed verifies, for as long as their files are there.
+func Rotate(dir, name string) error {
+	switch {
+	case name == fileInner:
+		return rotate(dir, name, newInnerFile)
+	case name == fileCertificate:
+		return rotate(dir, name, newCertificateFile)
+	case slices.Contains(KeyNames, KeyName(name)):
+		return rotate(dir, name, newKeysetFile)
 	}
-	return rotate(dir, string(name), newKeysetFile)
+	return fmt.Errorf("rotating key: want inner, certificate or one of %q", KeyNames)
 }
 
 func rotate(dir, name string, fresh func() ([]byte, error)) error {
@@ -295,22 +296,12 @@ func ensureSecret(dir, name string) (domain.Secret, error) {
 	return domain.NewSecret(b[:n]), nil
 }
 
-func ensureCertificate(dir string) (ed25519.PrivateKey, error) {
-	files, err := ensure(dir, fileCertificate, func() ([]byte, error) {
-		_, key, err := ed25519.GenerateKey(rand.Reader)
-		if err != nil {
-			return nil, fmt.Errorf("making key: %w", err)
-		}
-		return writePEM(key)
-	})
+func newCertificateFile() ([]byte, error) {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("making key: %w", err)
 	}
-	key, ok := readPEM(files[len(files)-1]).(ed25519.PrivateKey)
-	if !ok {
-		return nil, fmt.Errorf("reading key %s: the file is damaged; restore it from a copy", fileCertificate)
-	}
-	return key, nil
+	return writePEM(key)
 }
 
 func newInnerFile() ([]byte, error) {

@@ -2,6 +2,8 @@ package envelope
 
 import (
 	"bytes"
+	"crypto"
+	"crypto/ed25519"
 	"crypto/rsa"
 	"errors"
 	"fmt"
@@ -110,6 +112,19 @@ func readInner(files [][]byte) ([]*rsa.PrivateKey, error) {
 		clear(content)
 		if !ok || key.N.BitLen() != innerBits {
 			return nil, fmt.Errorf("want RSA-%d; the file is damaged, restore it from a copy", innerBits)
+		}
+		all = append(all, key)
+	}
+	return all, nil
+}
+
+func readCertificates(files [][]byte) ([]crypto.Signer, error) {
+	var all []crypto.Signer
+	for _, content := range files {
+		key, ok := readPEM(content).(ed25519.PrivateKey)
+		clear(content)
+		if !ok {
+			return nil, errors.New("want Ed25519; the file is damaged, restore it from a copy")
 		}
 		all = append(all, key)
 	}

@@ -90,14 +90,24 @@ func mustLabel(t testing.TB) []byte {
 
 func TestCertificateKey(t *testing.T) {
 	k := localKeys(t, keysDir(t))
-	signer, message := k.CertificateSigner(), []byte("erased")
+	signers, _ := k.CertificateSigners()
+	signer, message := signers[0], []byte("erased")
 	sig, err := signer.Sign(rand.Reader, message, crypto.Hash(0))
 	if err != nil || !ed25519.Verify(signer.Public().(ed25519.PublicKey), message, sig) {
 		t.Errorf("signature does not verify: %v", err)
 	}
 	want, err := (&jose.JSONWebKey{Key: signer.Public()}).Thumbprint(crypto.SHA256)
-	if got, _ := decodePart(k.CertificateKeyID()); err != nil || !bytes.Equal(got, want) {
-		t.Errorf("key id %s is not the thumbprint go-jose finds (%v)", k.CertificateKeyID(), err)
+	if got, _ := decodePart(SignerID(signer)); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("key id %s is not the thumbprint go-jose finds (%v)", SignerID(signer), err)
+	}
+	if err := Rotate(k.dir, "certificate"); err != nil {
+		t.Fatal(err)
+	}
+	for when, k := range map[string]*Keys{"running": k, "started again": localKeys(t, k.dir)} {
+		now, _ := k.CertificateSigners()
+		if len(now) != 2 || SignerID(now[0]) != SignerID(signer) || SignerID(now[1]) == SignerID(signer) {
+			t.Errorf("%s: after a rotation there are %d", when, len(now))
+		}
 	}
 }
 
@@ -214,7 +224,11 @@ func fingerprint(k *Keys) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprint(kids, k.CertificateKeyID(), hex.EncodeToString(k.Pseudonym().Reveal()[:4]), hex.EncodeToString(k.Link().Reveal()[:4])), nil
+	signers, err := k.CertificateSigners()
+	if err != nil || len(signers) != 1 {
+		return "", fmt.Errorf("%d keys of certificates: %w", len(signers), err)
+	}
+	return fmt.Sprint(kids, SignerID(signers[0]), hex.EncodeToString(k.Pseudonym().Reveal()[:4]), hex.EncodeToString(k.Link().Reveal()[:4])), nil
 }
 
 // TestManyBeginAtOnce starts this test again as two processes that make the keys in one empty directory, each twice at
@@ -300,13 +314,13 @@ func TestRotation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := RotateInner(dir); err != nil {
+	if err := Rotate(dir, "inner"); err != nil {
 		t.Fatal(err)
 	}
 	var all sync.WaitGroup
 	for range 3 {
 		all.Go(func() {
-			if err := Rotate(dir, KeySession); err != nil {
+			if err := Rotate(dir, string(KeySession)); err != nil {
 				t.Error(err)
 			}
 		})

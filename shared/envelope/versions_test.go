@@ -23,7 +23,7 @@ func TestKeyContract(t *testing.T) {
 	}
 	rotate := func() {
 		t.Helper()
-		if err := Rotate(dir, KeyPortfolio); err != nil {
+		if err := Rotate(dir, string(KeyPortfolio)); err != nil {
 			t.Fatal(err)
 		}
 		k.Versions(KeyPortfolio) // which reads the files again, as the next start would

@@ -110,7 +110,7 @@ func build(t *testing.T) *house {
 		Public: h.keys.InnerPublic, Kids: h.keys.InnerKids}).Routes(h.mux)
 	(&challenge.Service{Store: h.store, Env: h.env, Door: door, Display: h.keys.Decrypter(envelope.KeyDisplay), Bank: silent{}}).Routes(h.mux)
 	(&portfolio.Service{Store: h.store, Env: h.env, Door: door, Opener: envelope.NewReader(h.keys.PortfolioKey(), h.env)}).Routes(h.mux)
-	(&erase.Service{Store: h.store, Env: h.env, Door: door, Signer: h.keys.CertificateSigner(), KeyID: h.keys.CertificateKeyID()}).Routes(h.mux)
+	(&erase.Service{Store: h.store, Env: h.env, Door: door, Signers: h.keys.CertificateSigners}).Routes(h.mux)
 	h.client, err = consent.AddClient(t.Context(), h.store, h.env, "Client", consent.Terms{ReturnOrigins: []string{"https://app.example.com"},
 		Saving: map[domain.Product]domain.Saving{domain.ProductCash: {Scope: domain.SaveHistory, Days: 30}}})
 	if err != nil {

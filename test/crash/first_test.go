@@ -94,7 +94,7 @@ const rotateVariable = "SLUIS_TEST_ROTATE"
 func rotateForever(dir string) {
 	for {
 		for _, name := range envelope.KeyNames {
-			if err := envelope.Rotate(dir, name); err != nil {
+			if err := envelope.Rotate(dir, string(name)); err != nil {
 				fmt.Fprintln(os.Stderr, err)
 				os.Exit(1)
 			}

@@ -13,9 +13,9 @@ import (
 // rotations rotates each key in mid-flight: between a question and its answer, and while a refresh is at the bank. One instance is started again, as an operator would, and closes under the new
 // key; the other runs on, and opens what the first one closed. Journeys that began before go on.
 func rotations(t *testing.T, v *town) {
-	rotate := map[string]func() error{"inner": func() error { return envelope.RotateInner(v.keys) }}
+	rotate := map[string]func() error{"inner": func() error { return envelope.Rotate(v.keys, "inner") }}
 	for _, name := range envelope.KeyNames {
-		rotate[string(name)] = func() error { return envelope.Rotate(v.keys, name) }
+		rotate[string(name)] = func() error { return envelope.Rotate(v.keys, string(name)) }
 	}
 	read := v.connected("rotate")
 	same := v.sameAccounts(read)

@@ -225,11 +225,7 @@ func (h *Home) wire(ctx context.Context, s Settings) error {
 	question := &challenge.Service{Store: h, Env: h.Env, Door: door, Display: opening("display"), Bank: h}
 	reading := &portfolio.Service{Store: h, Env: h.Env, Door: door, Opener: reader, Interval: s.Interval}
 	notices := deliver.New(h, h.Env, door, k.Closing("webhook"), opening("webhook"), k.Renewing("webhook"), s.Webhooks)
-	removal, err := erase.New(h, h.Env, door, k.Sign, h.backups)
-	if err != nil {
-		return err
-	}
-	removal.Forget = h.forget(reader)
+	removal := &erase.Service{Store: h, Env: h.Env, Door: door, Signers: k.Signers, Backups: h.backups, Forget: h.forget(reader)}
 
 	h.sweep = &sweep.Service{Store: h, Env: h.Env, Lives: h.contracts.Overdue(), Every: cmp.Or(s.Sweep, 10*time.Second), Pace: s.Pace}
 	h.Handlers = map[domain.Topic]domain.Handler{domain.TopicSession: h.session, domain.TopicNotice: notices.Notify,

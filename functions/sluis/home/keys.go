@@ -15,8 +15,8 @@ import (
 // Keys are all keys and secrets of pipeline.json in one hand, whose keeper is a directory or Google Cloud.
 type Keys struct {
 	extraction.Keys
-	Inner           envelope.Inner                // what browsers seal to
-	Sign            func() (crypto.Signer, error) // certificates of erasure
+	Inner           envelope.Inner                  // what browsers seal to
+	Signers         func() ([]crypto.Signer, error) // of certificates of erasure
 	Secrets         domain.Secrets
 	Pseudonym, Link domain.Secret
 	Banner          string // what a program that uses them prints
@@ -35,7 +35,7 @@ func (b *Backend) Keys(ctx context.Context) (*Keys, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Keys{Keys: files{local}, Inner: local.InnerPublics, Sign: func() (crypto.Signer, error) { return local.CertificateSigner(), nil },
+	return &Keys{Keys: files{local}, Inner: local.InnerPublics, Signers: local.CertificateSigners,
 		Secrets: secrets, Pseudonym: local.Pseudonym(), Link: local.Link(), Banner: local.Banner()}, nil
 }
 
@@ -48,7 +48,7 @@ func cloudKeys(ctx context.Context, c *gcp.Cloud) (*Keys, error) {
 	if err := c.Hold(ctx, "pseudonym", "link"); err != nil {
 		return nil, err
 	}
-	return &Keys{Keys: gcp.Keys{KMS: c.KMS}, Inner: gcp.Public(c.KMS, "inner"), Sign: gcp.Signer(c.KMS, "certificate"),
+	return &Keys{Keys: gcp.Keys{KMS: c.KMS}, Inner: gcp.Public(c.KMS, "inner"), Signers: gcp.Signers(c.KMS, "certificate"),
 		Secrets: c.Secrets, Pseudonym: c.Held["pseudonym"], Link: c.Held["link"],
 		Banner: "Documents, events and keys are in Google Cloud, and this one process uses them with all functions' rights:\n" +
 			"for development, NOT FOR PRODUCTION. In production each function has an identity of its own."}, nil
@@ -85,12 +85,9 @@ func (b *Backend) SetSecret(ctx context.Context, name string, value domain.Secre
 // Rotate makes a new version of a key, which closes from then on, and says where it is. Older versions open what they
 // closed.
 func (b *Backend) Rotate(ctx context.Context, key string) (string, error) {
-	dir := KeysIn(b.data)
-	switch {
-	case b.cloud != nil:
+	if b.cloud != nil {
 		return gcp.Rotate(ctx, b.cloud.KMS, key)
-	case key == "inner":
-		return dir, envelope.RotateInner(dir)
 	}
-	return dir, envelope.Rotate(dir, envelope.KeyName(key))
+	dir := KeysIn(b.data)
+	return dir, envelope.Rotate(dir, key)
 }

@@ -310,7 +310,7 @@ func (v decrypter) Decrypt(_ io.Reader, sealed []byte, o crypto.DecrypterOpts) (
 	return a.Plaintext, verified(a.VerifiedCiphertextCrc32C, a.Plaintext, a.PlaintextCrc32C)
 }
 
-// signer is the newest version of an Ed25519 key.
+// signer is a version of an Ed25519 key.
 type signer struct{ *version }
 
 // In is the same key, asked as a part of what ctx is about. See domain.In.
@@ -342,39 +342,27 @@ type versions struct {
 
 // Public lists the public halves of an asymmetric key, oldest first.
 func Public(k *KMS, name string) func() ([]crypto.PublicKey, error) {
-	vs := &versions{use: use{context.Background(), name}, k: k, name: k.names(name)}
-	return func() ([]crypto.PublicKey, error) {
-		all, err := vs.all()
-		public := make([]crypto.PublicKey, len(all))
-		for i, v := range all {
-			public[i] = v.public
-		}
-		return public, err
-	}
+	return halves(k, name, func(v *version) crypto.PublicKey { return v.public })
 }
 
 // Decrypters lists the opening halves of an RSA key, oldest first (RSA-OAEP-256).
 func Decrypters(k *KMS, name string) func() ([]crypto.Decrypter, error) {
-	vs := &versions{use: use{context.Background(), name}, k: k, name: k.names(name)}
-	return func() ([]crypto.Decrypter, error) {
-		all, err := vs.all()
-		open := make([]crypto.Decrypter, len(all))
-		for i, v := range all {
-			open[i] = decrypter{v}
-		}
-		return open, err
-	}
+	return halves(k, name, func(v *version) crypto.Decrypter { return decrypter{v} })
 }
 
-// Signer gives the newest version of an Ed25519 key.
-func Signer(k *KMS, name string) func() (crypto.Signer, error) {
+// Signers lists the signing halves of an Ed25519 key, oldest first.
+func Signers(k *KMS, name string) func() ([]crypto.Signer, error) {
+	return halves(k, name, func(v *version) crypto.Signer { return signer{v} })
+}
+
+func halves[T any](k *KMS, name string, half func(*version) T) func() ([]T, error) {
 	vs := &versions{use: use{context.Background(), name}, k: k, name: k.names(name)}
-	return func() (crypto.Signer, error) {
-		all, err := vs.all()
-		if err != nil {
-			return nil, err
+	return func() (all []T, err error) {
+		enabled, err := vs.all()
+		for _, v := range enabled {
+			all = append(all, half(v))
 		}
-		return signer{all[len(all)-1]}, nil
+		return all, err
 	}
 }
 

@@ -224,10 +224,11 @@ func TestVersions(t *testing.T) {
 	}
 
 	v.AddSigner(t, certificate)
-	signer, err := gcp.Signer(kmsOf(t, v, extracting, env), certificate)()
-	if err != nil {
-		t.Fatal(err)
+	signers, err := gcp.Signers(kmsOf(t, v, extracting, env), certificate)()
+	if err != nil || len(signers) != 1 {
+		t.Fatal(len(signers), err)
 	}
+	signer := signers[0]
 	signature, err := signer.Sign(nil, []byte("erased"), crypto.Hash(0))
 	if err != nil || !ed25519.Verify(signer.Public().(ed25519.PublicKey), []byte("erased"), signature) {
 		t.Errorf("the signature does not hold: %v", err)

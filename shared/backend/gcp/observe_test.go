@@ -61,11 +61,11 @@ func TestKMSIsTold(t *testing.T) {
 	if _, err := domain.In(ctx, gcp.Opening(k, "outer")).Decrypt(sealed, nil); err == nil {
 		t.Error("whoever seals opens")
 	}
-	signer, err := gcp.Signer(k, "certificate")()
+	signers, err := gcp.Signers(k, "certificate")()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := domain.In(ctx, signer).Sign(nil, []byte("a"), crypto.Hash(0)); err != nil {
+	if _, err := domain.In(ctx, signers[0]).Sign(nil, []byte("a"), crypto.Hash(0)); err != nil {
 		t.Fatal(err)
 	}
 	span.End(nil)
