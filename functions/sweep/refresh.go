@@ -76,7 +76,10 @@ func (s *Service) clients(ctx context.Context) (due []domain.Query, err error) {
 func (s *Service) refreshOne(ctx context.Context, conn *domain.Connection, r *Report) (failed error) {
 	ctx, span := observe.Root(ctx, "schedule refresh", observe.Custodian(conn.Custodian)) // what it leads to is an act of its own
 	defer func() { span.End(failed) }()
-	loose := s.collectLoose(ctx, conn, r)
+	var loose error
+	if conn.Staged {
+		loose = ignoreNothing(s.gather(ctx, conn, r))
+	}
 	err := s.queue(ctx, conn, s.Env.Now().Add(time.Duration(r.Refreshes)*s.pace()))
 	if err == nil {
 		r.Refreshes++

@@ -364,7 +364,7 @@ func TestUnknownKindIsAnError(t *testing.T) {
 func (h *house) version(conn *domain.Connection, ends domain.Time, transactions, orders []string) *domain.Portfolio {
 	conn.Versions++
 	p := &domain.Portfolio{ID: domain.NewID[domain.PortfolioID](h.env), ClientID: conn.ClientID, ConsentID: conn.ConsentID,
-		ConnectionID: conn.ID, Number: conn.Versions, ExpiresAt: ends, Products: map[domain.Product]domain.ProductStatus{
+		ConnectionID: conn.ID, Number: conn.Versions, ExpiresAt: ends, SweepAt: ends, Products: map[domain.Product]domain.ProductStatus{
 			domain.ProductTransactions: {State: domain.ProductComplete, Count: 9, Parts: transactions},
 			domain.ProductOrders:       {State: domain.ProductComplete, Count: 9, Parts: orders}}}
 	conn.PortfolioID = p.ID
@@ -456,18 +456,48 @@ func TestNothingIsCollectedUnderARunningSession(t *testing.T) {
 	}
 }
 
+// TestPartsLetGoByALivingVersion: parts that a version let go are deleted at once, though the version lives on, unless
+// another needs them; nobody reads them for that, and nothing is done twice.
 func TestPartsLetGoByALivingVersion(t *testing.T) {
 	h := build(t)
 	_, conn := h.connect()
-	old := h.version(conn, h.env.Now().Add(time.Hour), []string{"a"}, []string{"b"})
-	h.version(conn, domain.Time{}, []string{"c"}, []string{"b"})
+	conn.NextRefreshAt = domain.Time{}
+	old := h.version(conn, h.env.Now().Add(time.Hour), []string{"a", "c"}, []string{"b"})
+	h.version(conn, domain.Time{}, []string{"c"}, []string{"d"})
 	status := old.Products[domain.ProductTransactions]
-	status.Parts = nil // only the latest version of transactions may be kept, orders have a history
-	old.Products[domain.ProductTransactions] = status
+	old.LetGo, status.Parts = status.Parts, nil // only the latest version of transactions may be kept, orders have a history
+	old.Products[domain.ProductTransactions], old.SweepAt = status, h.env.Now()
 	h.put(old)
-	h.sweep()
-	if fmt.Sprint(h.parts(conn)) != "[b c]" || h.gone(old) {
-		t.Errorf("left are %v", h.parts(conn))
+	h.service.Store = broken{h.store, "parts_by_connection"}
+	if r := h.sweep(); fmt.Sprint(h.parts(conn)) != "[b c d]" || h.gone(old) || r.Deleted["part"] != 1 || r.Deleted["portfolio"] != 0 {
+		t.Errorf("left are %v, the report is %+v", h.parts(conn), r)
+	}
+	if r := h.sweep(); len(r.Deleted) > 0 {
+		t.Errorf("a second sweep did %+v", r)
+	}
+	h.now = h.now.Add(time.Hour)
+	if r := h.sweep(); fmt.Sprint(h.parts(conn)) != "[c d]" || !h.gone(old) || r.Deleted["part"] != 1 {
+		t.Errorf("left are %v, the report is %+v", h.parts(conn), r)
+	}
+}
+
+// TestPartsOfNoVersion: what a reading that broke off has stored goes before the next reading.
+func TestPartsOfNoVersion(t *testing.T) {
+	h := build(t)
+	_, conn := h.connect()
+	h.version(conn, h.env.Now().Add(time.Hour), []string{"a"}, nil)
+	h.version(conn, domain.Time{}, []string{"b"}, nil)
+	for i := range 60 {
+		h.put(&domain.Part{ID: fmt.Sprintf("loose%02d", i), ClientID: conn.ClientID, ConsentID: conn.ConsentID, ConnectionID: conn.ID})
+	}
+	conn.Staged = true
+	h.put(conn)
+	r := h.sweep()
+	if fmt.Sprint(h.parts(conn)) != "[a b]" || r.Deleted["part"] != 60 || r.Refreshes != 1 {
+		t.Errorf("left are %v, the report is %+v", h.parts(conn), r)
+	}
+	if err := h.store.Get(t.Context(), conn); err != nil || conn.Staged {
+		t.Errorf("it would be looked at again: %v", err)
 	}
 }
 
@@ -485,7 +515,7 @@ func (b broken) List(ctx context.Context, q domain.Query) (domain.Page, error) {
 }
 
 func TestOneFailureHoldsNothingElseUp(t *testing.T) {
-	for _, index := range []string{"connections_due", "consents_by_state", "expired_portfolios", "expired_links"} {
+	for _, index := range []string{"connections_due", "consents_by_state", "portfolios_to_sweep", "expired_links"} {
 		t.Run(index, func(t *testing.T) {
 			h := build(t)
 			h.connect()
@@ -519,7 +549,7 @@ func (s thrown) List(ctx context.Context, q domain.Query) (domain.Page, error) {
 // TestPanicHoldsNothingElseUp: a part of a sweep that panics has failed; the others are done, and nobody is told what was
 // thrown.
 func TestPanicHoldsNothingElseUp(t *testing.T) {
-	for _, index := range []string{"connections_due", "consents_by_state", "expired_portfolios", "expired_links"} {
+	for _, index := range []string{"connections_due", "consents_by_state", "portfolios_to_sweep", "expired_links"} {
 		h := build(t)
 		h.connect()
 		visit := &domain.Visit{Hash: "v", ExpiresAt: h.env.Now()}

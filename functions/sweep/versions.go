@@ -3,6 +3,7 @@ package sweep
 import (
 	"context"
 	"errors"
+	"slices"
 	"strconv"
 
 	"sluis.internal/shared/domain"
@@ -11,46 +12,76 @@ import (
 // partsRead is how many parts are looked at at once: they are large.
 const partsRead = 50
 
-// retire deletes portfolio versions beyond the saving scope, and the parts that nothing needs any more.
+// retire deletes what is beyond the saving scope: parts that versions let go, and versions that have ended.
 func (s *Service) retire(ctx context.Context, r *Report) error {
-	found, next, err := domain.List[domain.Portfolio](ctx, s.Store, domain.Query{Index: "expired_portfolios", To: s.upTo(), Limit: maxVersions})
+	found, next, err := domain.List[domain.Portfolio](ctx, s.Store, domain.Query{Index: "portfolios_to_sweep", To: s.upTo(), Limit: maxVersions})
 	if err != nil {
 		return err
 	}
 	r.More = r.More || next != ""
-	ended := map[domain.ConnectionID][]*domain.Portfolio{}
+	due := map[domain.ConnectionID][]*domain.Portfolio{}
 	var order []domain.ConnectionID
 	for i := range found {
 		id := found[i].ConnectionID
-		if ended[id] == nil {
+		if due[id] == nil {
 			order = append(order, id)
 		}
-		ended[id] = append(ended[id], &found[i])
+		due[id] = append(due[id], &found[i])
 	}
 	var failures error
 	for _, id := range order {
-		failures = errors.Join(failures, ignoreNothing(s.retireOf(ctx, ended[id], r)))
+		failures = errors.Join(failures, ignoreNothing(s.retireOf(ctx, id, due[id], r)))
 	}
 	return failures
 }
 
-// retireOf deletes the ended versions of one connection: first the parts that they alone need, then the manifests, so
-// that a sweep that breaks off is taken up again by the next one.
-func (s *Service) retireOf(ctx context.Context, ended []*domain.Portfolio, r *Report) error {
-	first := ended[0]
-	if err := s.collect(ctx, first.ClientID, first.ConsentID, first.ConnectionID, r); err != nil {
+// retireOf retires versions of one connection: of each first the parts that it alone needs, then, in the last of these
+// commits, the version itself, so that a sweep that breaks off is taken up again by the next one. Parts are not read.
+func (s *Service) retireOf(ctx context.Context, id domain.ConnectionID, due []*domain.Portfolio, r *Report) error {
+	conn := &domain.Connection{ID: id}
+	if err := s.Store.Get(ctx, conn); err != nil {
 		return err
 	}
-	for _, p := range ended {
-		if err := ignoreNothing(s.deleteVersion(ctx, p, r)); err != nil {
+	versions, err := s.versions(ctx, id)
+	if err != nil {
+		return err
+	}
+	spared := map[string]bool{} // named by a living version, or deleted already
+	for i := range versions {
+		if v := &versions[i]; v.ID == conn.PortfolioID || !s.over(v) {
+			for _, part := range named(v) {
+				spared[part] = true
+			}
+		}
+	}
+	for _, p := range due {
+		loose, ended := p.LetGo, s.over(p)
+		if ended {
+			loose = append(loose, named(p)...)
+		}
+		loose = slices.DeleteFunc(loose, func(part string) bool { return spared[part] })
+		if err := s.retireVersion(ctx, conn, p, loose, ended, r); err != nil {
 			return err
+		}
+		for _, part := range loose {
+			spared[part] = true
 		}
 	}
 	return nil
 }
 
-// deleteVersion deletes the manifest of a version that has ended.
-func (s *Service) deleteVersion(ctx context.Context, seen *domain.Portfolio, r *Report) error {
+func named(p *domain.Portfolio) (parts []string) {
+	for _, status := range p.Products {
+		parts = append(parts, status.Parts...)
+	}
+	return parts
+}
+
+// retireVersion deletes parts of a version, and then the version, if it has ended.
+func (s *Service) retireVersion(ctx context.Context, conn *domain.Connection, seen *domain.Portfolio, loose []string, ended bool, r *Report) error {
+	if err := s.deleteParts(ctx, late("portfolio.parts_dropped", seen.ClientID, seen.ConsentID, seen.ConnectionID), conn.Versions, loose, r); err != nil {
+		return err
+	}
 	a := late("portfolio.retired", seen.ClientID, seen.ConsentID, seen.ConnectionID)
 	a.Subject = string(seen.ID)
 	err := domain.Perform(ctx, s.Env, s.Store, a, func(tx domain.Tx, _ *domain.Consent, _ *domain.Act) error {
@@ -59,15 +90,19 @@ func (s *Service) deleteVersion(ctx context.Context, seen *domain.Portfolio, r *
 		if err != nil {
 			return err
 		}
-		if !there || !s.over(p) {
+		if !there {
 			return errNothing
 		}
-		return tx.Delete(p)
+		if ended {
+			return tx.Delete(p)
+		}
+		p.LetGo, p.SweepAt = nil, p.ExpiresAt
+		return tx.Put(p)
 	})
-	if err == nil {
+	if err == nil && ended {
 		r.Deleted[seen.Kind()]++
 	}
-	return err
+	return ignoreNothing(err)
 }
 
 // over says whether the saving scope has ended the version's life.
@@ -89,23 +124,6 @@ func ignoreNothing(err error) error {
 	return err
 }
 
-// collectLoose collects the parts of a connection whose versions have let some go, though they live on: where the
-// scope of one product is the latest version, and that of another a history.
-func (s *Service) collectLoose(ctx context.Context, conn *domain.Connection, r *Report) error {
-	versions, err := s.versions(ctx, conn.ID)
-	if err != nil {
-		return err
-	}
-	for i := range versions {
-		for _, status := range versions[i].Products {
-			if versions[i].ID != conn.PortfolioID && status.Count > 0 && len(status.Parts) == 0 {
-				return ignoreNothing(s.collect(ctx, conn.ClientID, conn.ConsentID, conn.ID, r))
-			}
-		}
-	}
-	return nil
-}
-
 // versions reads all manifests of a connection.
 func (s *Service) versions(ctx context.Context, id domain.ConnectionID) (all []domain.Portfolio, err error) {
 	q := domain.Query{Index: "portfolios_by_connection", Match: []string{string(id)}}
@@ -119,30 +137,20 @@ func (s *Service) versions(ctx context.Context, id domain.ConnectionID) (all []d
 	}
 }
 
-// collect deletes the parts of a connection that no living version names. While a session runs nothing is deleted,
-// since it may be about to name parts that are there already; each transaction makes sure that none has begun, and
-// ends with errNothing if one has.
-func (s *Service) collect(ctx context.Context, client domain.ClientID, consent domain.ConsentID, id domain.ConnectionID, r *Report) error {
-	conn := &domain.Connection{ID: id}
-	if err := s.Store.Get(ctx, conn); err != nil {
-		return err
-	}
-	versions, err := s.versions(ctx, id)
+// gather deletes the parts of a connection that no version names, as of a reading that broke off.
+func (s *Service) gather(ctx context.Context, conn *domain.Connection, r *Report) error {
+	versions, err := s.versions(ctx, conn.ID)
 	if err != nil {
 		return err
 	}
-	named := map[string]bool{}
+	known := map[string]bool{}
 	for i := range versions {
-		if s.over(&versions[i]) && versions[i].ID != conn.PortfolioID {
-			continue
-		}
-		for _, status := range versions[i].Products {
-			for _, part := range status.Parts {
-				named[part] = true
-			}
+		for _, part := range append(named(&versions[i]), versions[i].LetGo...) {
+			known[part] = true
 		}
 	}
-	q := domain.Query{Index: "parts_by_connection", Match: []string{string(id)}, Limit: partsRead}
+	a := late("portfolio.parts_dropped", conn.ClientID, conn.ConsentID, conn.ID)
+	q := domain.Query{Index: "parts_by_connection", Match: []string{string(conn.ID)}, Limit: partsRead}
 	for {
 		page, next, err := domain.List[domain.Part](ctx, s.Store, q)
 		if err != nil {
@@ -150,26 +158,48 @@ func (s *Service) collect(ctx context.Context, client domain.ClientID, consent d
 		}
 		var loose []string
 		for i := range page {
-			if !named[page[i].ID] {
+			if !known[page[i].ID] {
 				loose = append(loose, page[i].ID)
 			}
 		}
-		if err := s.deleteParts(ctx, late("portfolio.parts_dropped", client, consent, id), conn.Versions, loose, r); err != nil {
+		if err := s.deleteParts(ctx, a, conn.Versions, loose, r); err != nil {
 			return err
 		}
 		if next == "" {
-			return nil
+			break
 		}
 		q.Cursor = next
 	}
+	return s.undisturbed(ctx, a, conn.Versions, func(tx domain.Tx, conn *domain.Connection, _ *domain.Act) error {
+		conn.Staged = false
+		return tx.Put(conn)
+	})
 }
 
-// deleteParts deletes parts, unless a session runs or a version has come since.
+// deleteParts deletes parts that no version needs.
 func (s *Service) deleteParts(ctx context.Context, a domain.Act, versions int64, loose []string, r *Report) error {
-	if len(loose) == 0 {
-		return nil
+	for chunk := range slices.Chunk(loose, batchSize) {
+		err := s.undisturbed(ctx, a, versions, func(tx domain.Tx, _ *domain.Connection, a *domain.Act) error {
+			a.Details["parts"] = strconv.Itoa(len(chunk))
+			for _, id := range chunk {
+				if err := tx.Delete(&domain.Part{ID: id}); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		r.Deleted["part"] += len(chunk)
 	}
-	err := domain.Perform(ctx, s.Env, s.Store, a, func(tx domain.Tx, _ *domain.Consent, a *domain.Act) error {
+	return nil
+}
+
+// undisturbed performs an act on a connection's parts. While a session runs it does not, since that may be about to name
+// parts which are there already, nor once a version has come: it ends with errNothing then.
+func (s *Service) undisturbed(ctx context.Context, a domain.Act, versions int64, fn func(domain.Tx, *domain.Connection, *domain.Act) error) error {
+	return domain.Perform(ctx, s.Env, s.Store, a, func(tx domain.Tx, _ *domain.Consent, a *domain.Act) error {
 		conn := &domain.Connection{ID: a.ConnectionID}
 		if err := tx.Get(conn); err != nil {
 			return err
@@ -187,16 +217,6 @@ func (s *Service) deleteParts(ctx context.Context, a domain.Act, versions int64,
 		if conn.Versions != versions {
 			return errNothing
 		}
-		a.Details["parts"] = strconv.Itoa(len(loose))
-		for _, id := range loose {
-			if err := tx.Delete(&domain.Part{ID: id}); err != nil {
-				return err
-			}
-		}
-		return nil
+		return fn(tx, conn, a)
 	})
-	if err == nil {
-		r.Deleted["part"] += len(loose)
-	}
-	return err
 }

@@ -13,7 +13,8 @@ type Connection struct {
 	SessionID       SessionID                 `json:"session_id,omitempty"`
 	PortfolioID     PortfolioID               `json:"portfolio_id,omitempty"` // the newest version
 	Versions        int64                     `json:"versions"`
-	Sequence        int64                     `json:"sequence"` // of the last notice
+	Staged          bool                      `json:"staged,omitempty"` // parts were stored that perhaps no version names: sweep looks
+	Sequence        int64                     `json:"sequence"`         // of the last notice
 	Products        map[Product]ProductStatus `json:"products,omitempty"`
 	NextRefreshAt   Time                      `json:"next_refresh_at,omitzero"`
 	LastRefreshedAt Time                      `json:"last_refreshed_at,omitzero"`

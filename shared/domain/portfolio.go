@@ -49,6 +49,8 @@ type Portfolio struct {
 	SummaryMark  string                    `json:"summary_mark,omitempty"` // keyed digest of the summary, so that an unchanged one is kept
 	RetrievedAt  Time                      `json:"retrieved_at"`
 	ExpiresAt    Time                      `json:"expires_at,omitzero"` // where the saving scope ends its life
+	LetGo        []string                  `json:"let_go,omitempty"`    // parts that the saving scope took from it: deleted, unless a living version names them
+	SweepAt      Time                      `json:"sweep_at,omitzero"`   // when sweep looks at it: at once where it let parts go, or else when it ends
 }
 
 func (*Portfolio) Kind() DocumentKind { return "portfolio" }

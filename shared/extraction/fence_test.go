@@ -516,6 +516,7 @@ func TestSleeperThatFails(t *testing.T) {
 		t.Error(err)
 	}
 	w.expect("dropped", len(w.entries("portfolio.parts_dropped")), 0)
+	w.expect("sweep looks for parts of the first worker", w.connection().Staged, true)
 	w.expect("transactions", len(w.records(w.version(1), domain.ProductTransactions)), 3)
 	w.sound()
 }

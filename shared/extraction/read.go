@@ -30,6 +30,8 @@ type reading struct {
 	staged   []*domain.Part    // waiting for the next commit
 	written  []*domain.Part    // new parts that stand in the store already, without their content
 	size     int               // bytes staged
+	flushed  bool              // some were stored before there was a version
+	clean    bool              // and before that, no other reading's were
 	parts    int               // named by this version
 	names    map[string]string // of accounts, from the custodian's to ours; up to maxAccounts
 }
@@ -361,7 +363,8 @@ func (r *reading) newDataKey(ctx context.Context) error {
 	return err
 }
 
-// flush commits the staged parts, under the consent and the lease. No reader sees them until a version names them.
+// flush commits the staged parts, under the consent and the lease. No reader sees them until a version names them, and
+// until then the connection says that there may be some that none ever will.
 func (r *reading) flush(ctx context.Context) error {
 	var fresh []*domain.Part
 	err := r.e.perform(ctx, r.j, r.e.act(r.j.session, "portfolio.parts_stored"), func(tx domain.Tx, _ *domain.Consent, a *domain.Act) error {
@@ -370,6 +373,9 @@ func (r *reading) flush(ctx context.Context) error {
 			return err
 		}
 		if fresh, err = r.fresh(tx); err != nil {
+			return err
+		}
+		if err := r.stores(tx); err != nil {
 			return err
 		}
 		s.LeaseUntil, s.Records = r.e.Env.Now().Add(r.e.lease()), r.sums.records
@@ -382,8 +388,21 @@ func (r *reading) flush(ctx context.Context) error {
 	for _, part := range fresh {
 		r.written = append(r.written, &domain.Part{ID: part.ID, Product: part.Product})
 	}
-	r.staged, r.size = nil, 0
+	r.staged, r.size, r.flushed = nil, 0, true
 	return nil
+}
+
+// stores notes, once a reading, that parts are stored which no version names yet.
+func (r *reading) stores(tx domain.Tx) error {
+	if r.flushed {
+		return nil
+	}
+	c := &domain.Connection{ID: r.j.connection.ID}
+	if err := tx.Get(c); err != nil {
+		return err
+	}
+	r.clean, c.Staged = !c.Staged, true
+	return tx.Put(c)
 }
 
 // fresh are the staged parts that are not in the store already: older versions may name those, so they are neither
@@ -441,6 +460,7 @@ func (r *reading) complete(ctx context.Context) error {
 			return err
 		}
 		t.connection.Versions++
+		t.connection.Staged = t.connection.Staged && !r.clean // all that this reading stored, the version names
 		version.Number, version.RetrievedAt = t.connection.Versions, now
 		a.Details["portfolio"], a.Details["records"] = string(version.ID), strconv.Itoa(r.sums.records)
 		t.session.PortfolioID, t.session.Records = version.ID, r.sums.records
@@ -526,7 +546,7 @@ func (r *reading) activate(tx domain.Tx, consent *domain.Consent, t *settled, v 
 const keepFailed = 30 * 24 * time.Hour
 
 // retire applies the saving scope to the version before the newest: of a product whose latest reading alone may be
-// kept, its parts are let go; the version itself ends with the longest history that remains.
+// kept, its parts are let go, and sweep deletes them; the version itself ends with the longest history that remains.
 func retire(old, newest *domain.Portfolio, c *domain.Consent, now domain.Time) {
 	var until domain.Time
 	for p, status := range old.Products {
@@ -537,6 +557,7 @@ func retire(old, newest *domain.Portfolio, c *domain.Consent, now domain.Time) {
 		case newest.Products[p].State == domain.ProductFailed && len(status.Parts) > 0:
 			end = now.Add(keepFailed)
 		default:
+			old.LetGo = append(old.LetGo, status.Parts...)
 			status.Parts, status.Saved = nil, false
 			old.Products[p] = status
 		}
@@ -544,5 +565,8 @@ func retire(old, newest *domain.Portfolio, c *domain.Consent, now domain.Time) {
 			until = end
 		}
 	}
-	old.ExpiresAt = until
+	old.ExpiresAt, old.SweepAt = until, until
+	if len(old.LetGo) > 0 {
+		old.SweepAt = now
+	}
 }

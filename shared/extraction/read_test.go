@@ -156,6 +156,7 @@ func TestFailedProductLeavesNothing(t *testing.T) {
 	w.rest()
 	w.expect("stored meanwhile", len(w.entries("portfolio.parts_stored")) > 0, true)
 	w.expect("dropped", len(w.entries("portfolio.parts_dropped")), 1)
+	w.expect("sweep looks for parts", w.connection().Staged, false)
 	v := w.version(1)
 	w.expect("states", say(v.Products[domain.ProductTransactions].State, v.Products[domain.ProductOrders].State), "failed complete")
 	named := 0
@@ -320,6 +321,7 @@ func TestSavingScopes(t *testing.T) {
 	w.expect("cash", say(v.Products[domain.ProductCash].State, v.Products[domain.ProductCash].Count, v.Products[domain.ProductCash].Saved,
 		len(v.Products[domain.ProductCash].Parts)), "complete 1 false 0")
 	w.expect("accounts", say(v.Products[domain.ProductAccounts].Saved, len(v.Products[domain.ProductAccounts].Parts)), "true 1")
+	accounts := v.Products[domain.ProductAccounts].Parts
 	w.expect("sums of what may not be saved", len(w.summary(v)), 0)
 	w.expect("the newest ends", v.ExpiresAt.IsZero(), true)
 	for _, part := range listOf[domain.Part](w, "parts_by_connection") {
@@ -331,6 +333,8 @@ func TestSavingScopes(t *testing.T) {
 	v = w.version(1)
 	w.expect("history of transactions", len(w.records(v, domain.ProductTransactions)), 2)
 	w.expect("accounts let go", say(v.Products[domain.ProductAccounts].Saved, len(v.Products[domain.ProductAccounts].Parts)), "false 0")
+	w.expect("for sweep to delete", slices.Contains(v.LetGo, accounts[0]), true)
+	w.expect("at once", v.SweepAt, w.version(2).RetrievedAt)
 	w.expect("the older ends", v.ExpiresAt, v.RetrievedAt.Add(30*24*time.Hour))
 	w.sound()
 
