@@ -36,7 +36,7 @@ func (s *Service) Deliver(ctx context.Context, e domain.Event) error {
 	}
 	t, err := s.load(ctx, id)
 	if err != nil {
-		return ignoreMissing(err)
+		return domain.IgnoreNotFound(err)
 	}
 	now := s.Env.Now()
 	if t.delivery.State != domain.DeliveryPending || now.Before(t.delivery.NextAt) && e.NotBefore.Before(t.delivery.NextAt) {
@@ -137,7 +137,7 @@ func wipe(secrets []domain.Secret) {
 func (s *Service) conclude(tx domain.Tx, t *trip, r webhook.Result) error {
 	d, ep := &domain.Delivery{ID: t.delivery.ID}, &domain.Endpoint{ID: t.endpoint.ID}
 	if err := tx.Get(d); err != nil {
-		return ignoreMissing(err)
+		return domain.IgnoreNotFound(err)
 	}
 	if err := tx.Get(ep); err != nil {
 		return err
@@ -271,7 +271,7 @@ func (s *Service) pending(ctx context.Context, t *trip, action, why string, chan
 	return s.Store.Commit(ctx, func(tx domain.Tx) error {
 		d := &domain.Delivery{ID: t.delivery.ID}
 		if err := tx.Get(d); err != nil {
-			return ignoreMissing(err)
+			return domain.IgnoreNotFound(err)
 		}
 		if d.State != domain.DeliveryPending || !d.NextAt.Time.Equal(t.delivery.NextAt.Time) {
 			return nil

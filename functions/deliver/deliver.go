@@ -71,7 +71,7 @@ func (s *Service) Notify(ctx context.Context, e domain.Event) error {
 	}
 	n := &domain.Notice{ID: id}
 	if err := s.Store.Get(ctx, n); err != nil {
-		return ignoreMissing(err)
+		return domain.IgnoreNotFound(err)
 	}
 	endpoints, err := s.endpoints(ctx, n.ClientID)
 	if err != nil {
@@ -201,12 +201,4 @@ func (s *Service) note(action string, actor domain.Actor, n *domain.Notice, subj
 	entry := domain.Note(s.Env, function, action, actor, n.ClientID, subject, details)
 	entry.Data.ConsentID, entry.Data.ConnectionID, entry.Data.Custodian = n.ConsentID, n.ConnectionID, n.Custodian
 	return entry
-}
-
-// ignoreMissing makes nothing of a document that does not exist any more: its life ended before its event came.
-func ignoreMissing(err error) error {
-	if domain.KindOf(err) == domain.NotFound {
-		return nil
-	}
-	return err
 }

@@ -99,7 +99,7 @@ func (s *Service) listOne(ctx context.Context, c *serve.Call, id domain.Delivery
 	if err == nil {
 		out.Data = append(out.Data, viewDelivery(d))
 	}
-	return serve.Answer{Body: out}, ignoreMissing(err)
+	return serve.Answer{Body: out}, domain.IgnoreNotFound(err)
 }
 
 // Bounds of one replay: it looks at so many notices at most, so many in one transaction.

@@ -14,7 +14,7 @@ import (
 func (s *Service) rewrap(ctx context.Context, id domain.EndpointID) error {
 	ep := &domain.Endpoint{ID: id}
 	if err := s.Store.Get(ctx, ep); err != nil {
-		return ignoreMissing(err)
+		return domain.IgnoreNotFound(err)
 	}
 	fresh := map[string][]byte{}
 	for _, sealed := range [][]byte{ep.Secret, ep.Previous} {
@@ -35,7 +35,7 @@ func (s *Service) rewrap(ctx context.Context, id domain.EndpointID) error {
 	return s.Store.Commit(ctx, func(tx domain.Tx) error {
 		now := &domain.Endpoint{ID: id}
 		if err := tx.Get(now); err != nil {
-			return ignoreMissing(err)
+			return domain.IgnoreNotFound(err)
 		}
 		before := *now
 		for _, sealed := range []*[]byte{&now.Secret, &now.Previous} {

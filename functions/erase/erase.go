@@ -151,10 +151,7 @@ func (s *Service) certificates(ctx context.Context, id domain.ConnectionID, curs
 func (s *Service) Erasure(ctx context.Context, e domain.Event) error {
 	conn := &domain.Connection{ID: domain.ConnectionID(e.Subject)}
 	if err := s.Store.Get(ctx, conn); err != nil {
-		if domain.KindOf(err) == domain.NotFound {
-			return nil
-		}
-		return err
+		return domain.IgnoreNotFound(err)
 	}
 	consent := &domain.Consent{ID: conn.ConsentID}
 	if err := s.Store.Get(ctx, consent); err != nil {

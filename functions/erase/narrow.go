@@ -70,7 +70,7 @@ func pages[T any, P interface {
 func (s *Service) stripVersion(ctx context.Context, r *request, id domain.PortfolioID) error {
 	return s.narrowing(ctx, r, func(tx domain.Tx, c *domain.Consent, a *domain.Act) error {
 		p := &domain.Portfolio{ID: id}
-		there, err := present(tx, p)
+		there, err := domain.Find(tx, p)
 		if err != nil || !there || !strip(c, p) {
 			return err
 		}

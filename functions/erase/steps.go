@@ -149,7 +149,7 @@ func (s *Service) hold(tx domain.Tx, r *request, recent []domain.Session) (h *ho
 	if err := tx.Get(h.connection); err != nil {
 		return nil, err
 	}
-	if h.line, err = maybe(tx, &domain.Erasure{ID: underWay(id, r.scope)}); err != nil {
+	if h.line, err = domain.Maybe(tx, &domain.Erasure{ID: underWay(id, r.scope)}); err != nil {
 		return nil, err
 	}
 	if h.line == nil {
@@ -157,10 +157,10 @@ func (s *Service) hold(tx domain.Tx, r *request, recent []domain.Session) (h *ho
 			ConnectionID: id, Scope: r.scope, Cause: r.cause, Actor: r.actor, Erased: map[string]int{}}
 	}
 	h.line.ErasedAt = now // until it is certified: the moment before which everything goes
-	if h.credential, err = maybe(tx, &domain.Credential{ConnectionID: id}); err != nil {
+	if h.credential, err = domain.Maybe(tx, &domain.Credential{ConnectionID: id}); err != nil {
 		return nil, err
 	}
-	if h.key, err = maybe(tx, &domain.DataKey{ConnectionID: id}); err != nil {
+	if h.key, err = domain.Maybe(tx, &domain.DataKey{ConnectionID: id}); err != nil {
 		return nil, err
 	}
 	names := map[domain.SessionID]bool{h.connection.SessionID: h.connection.SessionID != ""}
@@ -172,7 +172,7 @@ func (s *Service) hold(tx domain.Tx, r *request, recent []domain.Session) (h *ho
 		if !wanted {
 			continue
 		}
-		session, err := maybe(tx, &domain.Session{ID: name})
+		session, err := domain.Maybe(tx, &domain.Session{ID: name})
 		if err != nil {
 			return nil, err
 		}
@@ -366,7 +366,7 @@ func goes(line *domain.Erasure, made domain.Time) bool {
 func (s *Service) clear(ctx context.Context, r *request, name domain.ErasureID, batch []doomed) error {
 	return domain.Perform(ctx, s.Env, s.Store, r.act("erasure.continued"), func(tx domain.Tx, _ *domain.Consent, a *domain.Act) error {
 		line := &domain.Erasure{ID: name}
-		there, err := present(tx, line)
+		there, err := domain.Find(tx, line)
 		if err != nil {
 			return err
 		}
@@ -375,7 +375,7 @@ func (s *Service) clear(ctx context.Context, r *request, name domain.ErasureID, 
 		}
 		var now []domain.Document
 		for _, d := range batch {
-			there, err := present(tx, d.doc)
+			there, err := domain.Find(tx, d.doc)
 			if err != nil {
 				return err
 			}
@@ -409,7 +409,7 @@ func (s *Service) certify(ctx context.Context, r *request, line *domain.Erasure)
 	act.Subject = string(cert.ID)
 	err := domain.Perform(ctx, s.Env, s.Store, act, func(tx domain.Tx, _ *domain.Consent, a *domain.Act) error {
 		fresh := &domain.Erasure{ID: line.ID}
-		there, err := present(tx, fresh)
+		there, err := domain.Find(tx, fresh)
 		if err != nil {
 			return err
 		}
@@ -436,23 +436,4 @@ func tally(a *domain.Act, counts map[string]int) {
 	for kind, n := range counts {
 		a.Details["erased_"+kind] = strconv.Itoa(n)
 	}
-}
-
-// present reads a document; it says whether it is there.
-func present(tx domain.Tx, doc domain.Document) (bool, error) {
-	err := tx.Get(doc)
-	if domain.KindOf(err) == domain.NotFound {
-		return false, nil
-	}
-	return err == nil, err
-}
-
-// maybe reads a document that need not be there; it returns nil if it is not.
-func maybe[T domain.Document](tx domain.Tx, doc T) (T, error) {
-	var none T
-	there, err := present(tx, doc)
-	if !there {
-		return none, err
-	}
-	return doc, nil
 }

@@ -66,12 +66,3 @@ func (s *Service) perform(ctx context.Context, c *serve.Call, a domain.Act, fn f
 	}
 	return err
 }
-
-// maybe reads a document that need not be there; it says whether it is.
-func maybe(tx domain.Tx, doc domain.Document) (bool, error) {
-	err := tx.Get(doc)
-	if domain.KindOf(err) == domain.NotFound {
-		return false, nil
-	}
-	return err == nil, err
-}

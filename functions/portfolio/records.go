@@ -152,7 +152,7 @@ func cut(tx domain.Tx, parts []string, from position, limit int) (out []slice, n
 	at := from
 	for at.part < len(parts) && limit > 0 && len(out) < maxParts {
 		part := &domain.Part{ID: parts[at.part]}
-		there, err := maybe(tx, part)
+		there, err := domain.Find(tx, part)
 		if err != nil {
 			return nil, position{}, err
 		}

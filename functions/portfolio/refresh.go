@@ -78,7 +78,7 @@ func (s *Service) refresh(ctx context.Context, c *serve.Call) (serve.Answer, err
 func repeated(tx domain.Tx, id domain.SessionID, a *domain.Act) (refreshView, error) {
 	a.Details["session"], a.Details["repeated"] = string(id), "true"
 	session := &domain.Session{ID: id}
-	there, err := maybe(tx, session)
+	there, err := domain.Find(tx, session)
 	if !there {
 		session.State = domain.SessionComplete
 	}
@@ -98,7 +98,7 @@ func load(tx domain.Tx, id domain.ConnectionID) (*reading, error) {
 		return nil, err
 	}
 	credential := &domain.Credential{ConnectionID: id}
-	there, err := maybe(tx, credential)
+	there, err := domain.Find(tx, credential)
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +109,7 @@ func load(tx domain.Tx, id domain.ConnectionID) (*reading, error) {
 		return r, nil
 	}
 	session := &domain.Session{ID: r.connection.SessionID}
-	if there, err = maybe(tx, session); err != nil {
+	if there, err = domain.Find(tx, session); err != nil {
 		return nil, err
 	}
 	if there {

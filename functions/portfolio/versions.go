@@ -126,14 +126,14 @@ func (s *Service) load(tx domain.Tx, id domain.ConnectionID, pick domain.Portfol
 	if pick == "" {
 		return v, missing
 	}
-	there, err := maybe(tx, v.portfolio)
+	there, err := domain.Find(tx, v.portfolio)
 	if err != nil {
 		return v, err
 	}
 	if !there || v.portfolio.ConnectionID != id {
 		return v, missing
 	}
-	if there, err = maybe(tx, v.key); err != nil {
+	if there, err = domain.Find(tx, v.key); err != nil {
 		return v, err
 	}
 	if !there || s.over(v.portfolio) {

@@ -142,27 +142,14 @@ func read(tx domain.Tx, id domain.ConnectionID) (*held, error) {
 		return nil, err
 	}
 	var err error
-	if h.credential, err = maybe(tx, &domain.Credential{ConnectionID: id}); err != nil || h.connection.SessionID == "" {
+	if h.credential, err = domain.Maybe(tx, &domain.Credential{ConnectionID: id}); err != nil || h.connection.SessionID == "" {
 		return h, err
 	}
-	if h.session, err = maybe(tx, &domain.Session{ID: h.connection.SessionID}); err != nil || h.session == nil || h.session.ChallengeID == "" {
+	if h.session, err = domain.Maybe(tx, &domain.Session{ID: h.connection.SessionID}); err != nil || h.session == nil || h.session.ChallengeID == "" {
 		return h, err
 	}
-	h.challenge, err = maybe(tx, &domain.Challenge{ID: h.session.ChallengeID})
+	h.challenge, err = domain.Maybe(tx, &domain.Challenge{ID: h.session.ChallengeID})
 	return h, err
-}
-
-// maybe reads a document that need not be there.
-func maybe[T domain.Document](tx domain.Tx, doc T) (T, error) {
-	var none T
-	err := tx.Get(doc)
-	if domain.KindOf(err) == domain.NotFound {
-		return none, nil
-	}
-	if err != nil {
-		return none, err
-	}
-	return doc, nil
 }
 
 // refusal says what the consent has against another visit to the bank of this connection.

@@ -137,7 +137,7 @@ func underWay(tx domain.Tx, id domain.SessionID, now domain.Time) (bool, error) 
 		return false, nil
 	}
 	session := &domain.Session{ID: id}
-	there, err := maybe(tx, session)
+	there, err := domain.Find(tx, session)
 	return there && !domain.SessionMoves.Final(session.State) && now.Before(session.ExpiresAt), err
 }
 

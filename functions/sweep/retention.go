@@ -77,7 +77,7 @@ func (s *Service) deleteBatch(ctx context.Context, ix domain.Index, page []life)
 	err = s.Store.Commit(ctx, func(tx domain.Tx) error {
 		ended, now := []domain.Document(nil), s.Env.Now()
 		for _, d := range page {
-			there, err := maybe(tx, d.doc)
+			there, err := domain.Find(tx, d.doc)
 			if err != nil {
 				return err
 			}
@@ -104,12 +104,3 @@ func (s *Service) deleteBatch(ctx context.Context, ix domain.Index, page []life)
 
 // errNothing aborts a transaction in which nothing was to be done after all.
 var errNothing = errors.New("nothing to do")
-
-// maybe reads a document that need not be there; it says whether it is.
-func maybe(tx domain.Tx, doc domain.Document) (bool, error) {
-	err := tx.Get(doc)
-	if domain.KindOf(err) == domain.NotFound {
-		return false, nil
-	}
-	return err == nil, err
-}

@@ -44,7 +44,7 @@ func look[T any, P interface {
 			var events []domain.Event
 			for i := range found {
 				doc := P(&found[i])
-				there, err := maybe(tx, doc)
+				there, err := domain.Find(tx, doc)
 				if err != nil {
 					return err
 				}

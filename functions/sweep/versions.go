@@ -86,7 +86,7 @@ func (s *Service) retireVersion(ctx context.Context, conn *domain.Connection, se
 	a.Subject = string(seen.ID)
 	err := domain.Perform(ctx, s.Env, s.Store, a, func(tx domain.Tx, _ *domain.Consent, _ *domain.Act) error {
 		p := &domain.Portfolio{ID: seen.ID}
-		there, err := maybe(tx, p)
+		there, err := domain.Find(tx, p)
 		if err != nil {
 			return err
 		}
@@ -206,7 +206,7 @@ func (s *Service) undisturbed(ctx context.Context, a domain.Act, versions int64,
 		}
 		if conn.SessionID != "" {
 			session := &domain.Session{ID: conn.SessionID}
-			there, err := maybe(tx, session)
+			there, err := domain.Find(tx, session)
 			if err != nil {
 				return err
 			}

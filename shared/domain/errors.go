@@ -67,6 +67,15 @@ func KindOf(err error) Kind {
 	return Internal
 }
 
+// IgnoreNotFound makes nothing of an error that says that a document is not there: its life ended, and what was to be done
+// with it need not be.
+func IgnoreNotFound(err error) error {
+	if KindOf(err) == NotFound {
+		return nil
+	}
+	return err
+}
+
 // CodeOf returns the stable code of err; an error that is not ours has the code "internal".
 func CodeOf(err error) string {
 	var e *Error

@@ -46,6 +46,25 @@ type Tx interface {
 	Record(*Entry) error // the audit log
 }
 
+// Find reads a document that need not be there, and says whether it is.
+func Find(tx Tx, doc Document) (bool, error) {
+	err := tx.Get(doc)
+	if KindOf(err) == NotFound {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// Maybe reads a document that need not be there, and returns nil if it is not.
+func Maybe[T Document](tx Tx, doc T) (T, error) {
+	there, err := Find(tx, doc)
+	if !there {
+		var none T
+		return none, err
+	}
+	return doc, nil
+}
+
 // Query asks for documents by an index of indexes.json.
 type Query struct {
 	Index  string

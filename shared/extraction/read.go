@@ -69,10 +69,7 @@ func (r *reading) begin(ctx context.Context) error {
 	}
 	previous := &domain.Portfolio{ID: r.j.connection.PortfolioID}
 	if err := r.e.Store.Get(ctx, previous); err != nil {
-		if domain.KindOf(err) == domain.NotFound {
-			return nil
-		}
-		return err
+		return domain.IgnoreNotFound(err)
 	}
 	r.previous = previous
 	for _, status := range previous.Products {
@@ -422,7 +419,7 @@ func (r *reading) fresh(tx domain.Tx) ([]*domain.Part, error) {
 	}
 	var fresh []*domain.Part
 	for _, part := range r.staged {
-		there, err := maybe(tx, &domain.Part{ID: part.ID})
+		there, err := domain.Maybe(tx, &domain.Part{ID: part.ID})
 		if err != nil {
 			return nil, err
 		}
@@ -482,7 +479,7 @@ func (r *reading) reread(tx domain.Tx) (*domain.Portfolio, error) {
 	if r.previous == nil {
 		return nil, nil
 	}
-	previous, err := maybe(tx, &domain.Portfolio{ID: r.previous.ID})
+	previous, err := domain.Maybe(tx, &domain.Portfolio{ID: r.previous.ID})
 	if err == nil && previous == nil {
 		err = &domain.Error{Kind: domain.Unavailable, Code: "data_erased", Message: "the data was erased while it was read"}
 	}

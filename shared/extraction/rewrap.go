@@ -17,7 +17,7 @@ import (
 func (e *Engine) rewrap(ctx context.Context, id domain.ConnectionID) error {
 	key := &domain.DataKey{ConnectionID: id}
 	if err := e.Store.Get(ctx, key); err != nil {
-		return ignoreErased(err)
+		return domain.IgnoreNotFound(err)
 	}
 	if key.Custodian != e.Custodian.ID {
 		return &domain.Error{Kind: domain.Internal, Code: "custodian_foreign", Message: "this connection is another custodian's"}
@@ -46,12 +46,5 @@ func (e *Engine) rewrap(ctx context.Context, id domain.ConnectionID) error {
 	if refused(err) || errors.Is(err, errNothing) { // a refusal is recorded by now; the next look is in a month
 		return nil
 	}
-	return ignoreErased(err)
-}
-
-func ignoreErased(err error) error {
-	if domain.KindOf(err) == domain.NotFound {
-		return nil
-	}
-	return err
+	return domain.IgnoreNotFound(err)
 }

@@ -25,7 +25,7 @@ type settled struct {
 func look(tx domain.Tx, s *domain.Session) (*settled, error) {
 	t, err := lookAt(tx, s)
 	if err == nil {
-		t.credential, err = maybe(tx, &domain.Credential{ConnectionID: s.ConnectionID})
+		t.credential, err = domain.Maybe(tx, &domain.Credential{ConnectionID: s.ConnectionID})
 	}
 	return t, err
 }
@@ -41,21 +41,9 @@ func lookAt(tx domain.Tx, s *domain.Session) (*settled, error) {
 	}
 	var err error
 	if t.session.ChallengeID != "" {
-		t.challenge, err = maybe(tx, &domain.Challenge{ID: t.session.ChallengeID})
+		t.challenge, err = domain.Maybe(tx, &domain.Challenge{ID: t.session.ChallengeID})
 	}
 	return t, err
-}
-
-// maybe reads a document that need not be there.
-func maybe[T domain.Document](tx domain.Tx, doc T) (T, error) {
-	var none T
-	if err := tx.Get(doc); err != nil {
-		if domain.KindOf(err) == domain.NotFound {
-			return none, nil
-		}
-		return none, err
-	}
-	return doc, nil
 }
 
 // open says whether the bank's question is still to be answered.
@@ -609,10 +597,7 @@ func (e *Engine) suspendAgain(ctx context.Context, s *domain.Session) error {
 func (e *Engine) closeBank(ctx context.Context, id domain.SessionID) error {
 	s := &domain.Session{ID: id}
 	if err := e.Store.Get(ctx, s); err != nil {
-		if domain.KindOf(err) == domain.NotFound {
-			return nil
-		}
-		return err
+		return domain.IgnoreNotFound(err)
 	}
 	if !domain.SessionMoves.Final(s.State) || len(s.Sealed) == 0 {
 		return nil
@@ -633,10 +618,10 @@ func (e *Engine) closeBank(ctx context.Context, id domain.SessionID) error {
 		fresh.Sealed = nil
 		return tx.Put(fresh)
 	})
-	if errors.Is(err, errNothing) || domain.KindOf(err) == domain.NotFound {
+	if errors.Is(err, errNothing) {
 		return nil
 	}
-	return err
+	return domain.IgnoreNotFound(err)
 }
 
 // endAtBank calls the connector to close the session at the bank.
