@@ -21,9 +21,14 @@ type Shared struct {
 	kek   WrappingKey
 	label []byte
 
-	mu      sync.Mutex
-	until   domain.Time
-	wrapped []byte // the data key that closes until then
+	mu  sync.Mutex
+	now *dataKey // closes
+}
+
+// dataKey is made once, by the first who needs it. The others wait for it, and share its failure.
+type dataKey struct {
+	until domain.Time
+	wrap  func() (wrapped []byte, err error)
 }
 
 // NewShared makes a Shared under a key, for one use that name tells.
@@ -62,22 +67,43 @@ func (s *Shared) Decrypt(sealed, label []byte) ([]byte, error) {
 	return key.Decrypt(sealed[n:], label)
 }
 
-// current is the data key that closes now. Whoever closed a state mostly opens it, so the key is remembered for that, too.
+// current is the data key that closes now.
 func (s *Shared) current() (tink.AEAD, []byte, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := s.ring.env.Now()
-	if s.wrapped != nil && now.Before(s.until) {
-		key, err := s.ring.unwrap(s.kek, s.label, s.wrapped, "")
-		return key, s.wrapped, err
-	}
-	handle, wrapped, err := newKeyset(s.kek, s.label)
+	k := s.hold()
+	wrapped, err := k.wrap()
 	if err != nil {
+		s.drop(k)
 		return nil, nil, err
 	}
-	s.wrapped, s.until = wrapped, now.Add(KeysetLife)
-	key, err := s.ring.get(keysetName(s.label, wrapped), "", func() (tink.AEAD, error) { return aead.New(handle) })
+	key, err := s.ring.unwrap(s.kek, s.label, wrapped, "")
 	return key, wrapped, err
+}
+
+func (s *Shared) hold() *dataKey {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now := s.ring.env.Now(); s.now == nil || !now.Before(s.now.until) {
+		s.now = &dataKey{until: now.Add(KeysetLife), wrap: sync.OnceValues(s.fresh)}
+	}
+	return s.now
+}
+
+func (s *Shared) drop(k *dataKey) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.now == k {
+		s.now = nil
+	}
+}
+
+// fresh makes a data key. Whoever closed a state mostly opens it, so the key is remembered for that, too.
+func (s *Shared) fresh() ([]byte, error) {
+	handle, wrapped, err := newKeyset(s.kek, s.label)
+	if err != nil {
+		return nil, err
+	}
+	_, err = s.ring.get(keysetName(s.label, wrapped), "", func() (tink.AEAD, error) { return aead.New(handle) })
+	return wrapped, err
 }
 
 // Remembering opens with d and remembers what it opened for KeysetLife: the secret that signs an endpoint's webhooks, for

@@ -2,6 +2,9 @@ package envelope
 
 import (
 	"bytes"
+	"runtime"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -49,6 +52,68 @@ func TestSharedAsksSeldom(t *testing.T) {
 		}
 		time.Sleep(KeysetLife)
 	})
+}
+
+// slow is a key that closes when it is let.
+type slow struct {
+	counted
+	calls atomic.Int64
+	let   chan struct{}
+}
+
+func (s *slow) Encrypt(plain, label []byte) ([]byte, error) {
+	s.calls.Add(1)
+	<-s.let
+	return s.counted.Encrypt(plain, label)
+}
+
+// TestSharedAtOnce closes many states at the same moment while the data key is due to change: one key is made, and all
+// open; where it cannot be made all learn it at once, and not one after the other.
+func TestSharedAtOnce(t *testing.T) {
+	kek := &slow{counted: counted{AEAD: newAEAD(t)}}
+	var looked atomic.Int64 // at the clock: whoever has done so waits for the key
+	now := time.Date(2026, 1, 31, 12, 0, 0, 0, time.UTC)
+	s := NewShared(kek, domain.Env{Clock: func() time.Time { looked.Add(1); return now }}, "session")
+	round := func() (sealed [8][]byte, errs [8]error) {
+		now = now.Add(KeysetLife)
+		kek.let = make(chan struct{})
+		looked.Store(0)
+		var all sync.WaitGroup
+		for i := range sealed {
+			all.Go(func() { sealed[i], errs[i] = s.Encrypt([]byte{byte(i)}, []byte("mine")) })
+		}
+		for looked.Load() < int64(len(sealed)) {
+			runtime.Gosched()
+		}
+		close(kek.let)
+		all.Wait()
+		return sealed, errs
+	}
+	for life := range int64(3) {
+		sealed, _ := round()
+		for i := range sealed {
+			if plain, err := s.Decrypt(sealed[i], []byte("mine")); err != nil || !bytes.Equal(plain, []byte{byte(i)}) {
+				t.Errorf("what was closed beside others opens as %q, %v", plain, err)
+			}
+		}
+		if n := kek.calls.Load(); n != life+1 {
+			t.Errorf("%d data keys were made in %d lives", n, life+1)
+		}
+	}
+	kek.fail.Store(&domain.Error{Kind: domain.Unavailable, Code: "keys_unavailable"})
+	_, errs := round()
+	for _, err := range errs {
+		if domain.KindOf(err) != domain.Unavailable {
+			t.Errorf("without the key there is %v", err)
+		}
+	}
+	if n := kek.calls.Load(); n != 4 {
+		t.Errorf("the key was asked %d times", n)
+	}
+	kek.fail.Store(nil)
+	if _, err := s.Encrypt(nil, nil); err != nil {
+		t.Errorf("the failure is remembered: %v", err)
+	}
 }
 
 // TestSharedStaysShut has what one label closed presented for another use, under another label, cut and altered, and
