@@ -162,7 +162,11 @@ func (s *Service) poll(ctx context.Context, c *domain.Challenge) {
 		err = s.Bank.Answer(ctx, c.Custodian, domain.AnswerRequest{SessionID: c.SessionID, ChallengeID: c.ID, Kind: domain.AnswerPoll})
 	}
 	if err != nil {
-		slog.DebugContext(ctx, "approval not asked for", "session", c.SessionID, "code", domain.CodeOf(err))
+		level := slog.LevelWarn
+		if kind := domain.KindOf(err); kind == domain.Conflict || kind == domain.NotFound { // it went on, or ended, meanwhile
+			level = slog.LevelDebug
+		}
+		slog.Log(ctx, level, "approval not asked for", "session", c.SessionID, "custodian", c.Custodian, "code", domain.CodeOf(err))
 	}
 }
 

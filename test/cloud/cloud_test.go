@@ -336,7 +336,7 @@ func (r *region) deploy(f home.Function) {
 		"KMS_EMULATOR_HOST=" + r.vault.Host, "SECRET_MANAGER_EMULATOR_HOST=" + r.vault.Host, "SLUIS_IDENTITY=" + d.identity(),
 		"GCE_METADATA_HOST=" + r.metadata(d), "SLUIS_ISSUER=" + r.issuer.URL, "SLUIS_AUDIENCE=" + d.url,
 		"SLUIS_CALLERS=push@p.iam.gserviceaccount.com,challenge@p.iam.gserviceaccount.com",
-		"SLUIS_CUSTODIAN=" + custodian, "SLUIS_CUSTODIANS=" + custodian, "SLUIS_SANDBOX=" + r.at.Address(), "SLUIS_SANDBOX_CA=" + filepath.Join(r.dir, r.project+".pem"),
+		"SLUIS_LOG_LEVEL=debug", "SLUIS_CUSTODIAN=" + custodian, "SLUIS_CUSTODIANS=" + custodian, "SLUIS_SANDBOX=" + r.at.Address(), "SLUIS_SANDBOX_CA=" + filepath.Join(r.dir, r.project+".pem"),
 		"SLUIS_PAGES_URL=" + r.Pages, "SLUIS_ANSWER_URL=" + answer, "SLUIS_REFRESH_INTERVAL=1ms", "SLUIS_WEBHOOKS_ALLOW=" + inbox.Host + "," + r.second.Addr().String()}
 	held := slices.DeleteFunc(slices.Clone(f.Holds), func(name string) bool { return name == "certificate" })
 	d.environ = append(d.environ, "SLUIS_HOLDS="+strings.Join(held, ","))

@@ -71,7 +71,11 @@ const Backups = 7 * 24 * time.Hour
 func At(schemas fs.FS) func(context.Context) (*Cloud, error) {
 	return func(ctx context.Context) (*Cloud, error) {
 		project := os.Getenv("GOOGLE_CLOUD_PROJECT")
-		slog.SetDefault(NewLogger(os.Stderr, project, slog.LevelInfo))
+		level, err := logLevel()
+		slog.SetDefault(NewLogger(os.Stderr, project, level))
+		if err != nil {
+			return nil, err
+		}
 		c, err := Open(ctx, schemas, Options{Project: project, Database: os.Getenv("SLUIS_DATABASE")})
 		if err == nil {
 			err = c.Hold(ctx, strings.Split(os.Getenv("SLUIS_HOLDS"), ",")...)
@@ -84,6 +88,14 @@ func At(schemas fs.FS) func(context.Context) (*Cloud, error) {
 		}
 		return c, err
 	}
+}
+
+// logLevel is SLUIS_LOG_LEVEL, or info.
+func logLevel() (level slog.Level, err error) {
+	if text := os.Getenv("SLUIS_LOG_LEVEL"); text != "" && level.UnmarshalText([]byte(text)) != nil {
+		err = fmt.Errorf("opening Google Cloud: want debug, info, warn or error in SLUIS_LOG_LEVEL, not %q", text)
+	}
+	return level, err
 }
 
 // Hold reads secrets that the process holds, once: what was derived from them must stay the same.

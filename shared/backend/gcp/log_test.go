@@ -6,11 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
 
+	"sluis.internal/schemas"
 	"sluis.internal/shared/backend/gcp"
 	"sluis.internal/shared/backend/gcp/gcptest"
 	"sluis.internal/shared/domain"
@@ -93,6 +95,23 @@ func TestTrace(t *testing.T) {
 			}
 		default:
 			t.Fatal("it did not come twice")
+		}
+	}
+}
+
+// TestLogLevel: a level that is none is refused at the start, by its name.
+func TestLogLevel(t *testing.T) {
+	before := slog.Default()
+	defer slog.SetDefault(before)
+	t.Setenv("SLUIS_LOG_LEVEL", "loud")
+	if _, err := gcp.At(schemas.FS)(t.Context()); err == nil || !strings.Contains(err.Error(), `in SLUIS_LOG_LEVEL, not "loud"`) {
+		t.Errorf("it came to %v", err)
+	}
+	for text, want := range map[string]slog.Level{"": slog.LevelInfo, "debug": slog.LevelDebug, "ERROR": slog.LevelError} {
+		t.Setenv("SLUIS_LOG_LEVEL", text)
+		gcp.At(schemas.FS)(t.Context()) // which fails further on: there is no project
+		if log := slog.Default(); !log.Enabled(t.Context(), want) || log.Enabled(t.Context(), want-1) {
+			t.Errorf("%q does not log from %v on", text, want)
 		}
 	}
 }
