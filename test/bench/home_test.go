@@ -183,7 +183,10 @@ func (h *house) observe() {
 			c, err := spend(func() error { return handle(ctx, e) })
 			c.commits = h.commits.Load() - before
 			if err == nil {
-				spent <- c
+				select {
+				case spent <- c:
+				default: // nobody waits for these
+				}
 			}
 			return err
 		}
