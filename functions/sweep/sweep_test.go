@@ -472,6 +472,10 @@ func TestPartsLetGoByALivingVersion(t *testing.T) {
 	if r := h.sweep(); fmt.Sprint(h.parts(conn)) != "[b c d]" || h.gone(old) || r.Deleted["part"] != 1 || r.Deleted["portfolio"] != 0 {
 		t.Errorf("left are %v, the report is %+v", h.parts(conn), r)
 	}
+	kept := &domain.Portfolio{ID: old.ID}
+	if err := h.store.Get(t.Context(), kept); err != nil || !kept.SweepAt.Equal(kept.ExpiresAt.Time) {
+		t.Errorf("sweep looks again at %v, and it ends at %v: %v", kept.SweepAt, kept.ExpiresAt, err)
+	}
 	if r := h.sweep(); len(r.Deleted) > 0 {
 		t.Errorf("a second sweep did %+v", r)
 	}
