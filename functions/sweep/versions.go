@@ -77,12 +77,16 @@ func named(p *domain.Portfolio) (parts []string) {
 	return parts
 }
 
-// retireVersion deletes parts of a version, and then the version, if it has ended.
+// retireVersion deletes parts of a version, and then the version, if it has ended; else it waits for its end.
 func (s *Service) retireVersion(ctx context.Context, conn *domain.Connection, seen *domain.Portfolio, loose []string, ended bool, r *Report) error {
 	if err := s.deleteParts(ctx, late("portfolio.parts_dropped", seen.ClientID, seen.ConsentID, seen.ConnectionID), conn.Versions, loose, r); err != nil {
 		return err
 	}
-	a := late("portfolio.retired", seen.ClientID, seen.ConsentID, seen.ConnectionID)
+	action := "portfolio.trimmed"
+	if ended {
+		action = "portfolio.retired"
+	}
+	a := late(action, seen.ClientID, seen.ConsentID, seen.ConnectionID)
 	a.Subject = string(seen.ID)
 	err := domain.Perform(ctx, s.Env, s.Store, a, func(tx domain.Tx, _ *domain.Consent, _ *domain.Act) error {
 		p := &domain.Portfolio{ID: seen.ID}

@@ -132,7 +132,7 @@ func (s *scene) become(state domain.ClientState) {
 var takesAway = []string{"consent.revoked", "consent.terminated", "consent.rejected", "consent.expired", "erasure.begun",
 	"erasure.continued", "erasure.completed", "erasure.repeated", "session.cancelled", "session.closed", "session.left",
 	"deliveries.made", "webhook.sent", "link.created", "link.redeemed", "schedule.stopped", "schedule.postponed",
-	"portfolio.parts_dropped", "portfolio.retired"} // what the version before had
+	"portfolio.parts_dropped", "portfolio.retired", "portfolio.trimmed"} // what the version before had
 
 // quiet makes sure that since the removal nothing was asked of the bank but to close, and that all sessions are closed.
 func (p *play) quiet() {

@@ -319,7 +319,7 @@ var told = map[string]string{
 	"portfolio.stored": "versions", "deliveries.made": "deliveries", "webhook.sent": "deliveries",
 	"erasure.begun": "erasures", "erasure.completed": "erasures",
 	"session.suspended": "told", "session.postponed": "told", "session.renewed": "told", "session.left": "told", "challenge.answered": "told",
-	"data_key.created": "told", "portfolio.parts_stored": "told", "portfolio.parts_dropped": "told", "portfolio.retired": "told",
+	"data_key.created": "told", "portfolio.parts_stored": "told", "portfolio.parts_dropped": "told", "portfolio.retired": "told", "portfolio.trimmed": "told",
 	"portfolio.read": "told", "portfolio.listed": "told", "consent.read": "told", "erasure.continued": "told", "erasure.repeated": "told",
 }
 
