@@ -16,7 +16,7 @@ variable "alert_emails" {
 
 variable "budgets" {
   description = "What each project may cost a month, in whole units of the billing account's currency. At half of it, at nine tenths, and when the month is bound to end beyond it, alert_emails are told. Nothing is stopped."
-  type        = object({ runtime = optional(number, 1000), keys = optional(number, 100), audit = optional(number, 200) })
+  type        = object({ runtime = optional(number, 1000), inner = optional(number, 100), keys = optional(number, 100), audit = optional(number, 200) })
   default     = {}
 
   validation {
@@ -35,7 +35,7 @@ locals {
   # of every account's name would grow too long.
   openers = { for key in keys(local.keys) : key => "^(${join("|", concat(["nobody"],
     [for f in local.pipeline.functions : "fn-${f.name}${try(f.per, "") == "" ? "" : "-[a-z0-9-]+"}@${local.projects.runtime}[.]iam[.]gserviceaccount[.]com" if contains(concat(f.open, f.holds), key)],
-    startswith(key, "store-") ? local.agents[trimprefix(key, "store-")] : [],
+    local.agents_of[key],
   ))})$" }
 
   who = { who = "EXTRACT(protoPayload.authenticationInfo.principalEmail)", what = "EXTRACT(protoPayload.methodName)", on = "EXTRACT(protoPayload.resourceName)" }
@@ -43,12 +43,12 @@ locals {
   # Alerts on what an audit log says: the first entry counts, refused or not.
   on_logs = {
     key-used-by-person = {
-      projects = ["keys"], severity = "CRITICAL", title = "A person used a key"
+      projects = local.key_projects, severity = "CRITICAL", title = "A person used a key"
       filter   = "${local.key_uses} AND NOT ${local.principal}=~\"gserviceaccount[.]com$\""
       text     = "Somebody encrypted, decrypted or signed with a key of Sluis, or tried to. No person has the right to: keys are used by functions only. Look at who, with which key, from which address, and whether it was refused (status.code 7). If it was not refused, treat every credential or portfolio that the key closes as read: suspend the person's account, and rotate."
     }
     key-used-by-stranger = {
-      projects = ["keys"], severity = "CRITICAL", title = "A key was used by an identity that it is not for"
+      projects = local.key_projects, severity = "CRITICAL", title = "A key was used by an identity that it is not for"
       filter = "protoPayload.serviceName=\"cloudkms.googleapis.com\" AND protoPayload.methodName=~\"(Decrypt|Sign|Decapsulate)$\" AND (${join(" OR ",
       [for key, who in local.openers : "(protoPayload.resourceName=~\"/cryptoKeys/${key}(/|$)\" AND NOT ${local.principal}=~\"${who}\")"])})"
       text = "A service account opened or signed with a key that pipeline.json does not give it, or tried to. Refused: a function was deployed wrongly, or somebody runs code as it and probes. Not refused: the key's policy was changed outside Terraform. Compare the policy with the plan (`terraform plan`), see access-changed for who did it, and disable the account."
@@ -69,17 +69,17 @@ locals {
       text     = "A token was made, or something signed, in the name of a service account, by somebody who is no agent of Google's. With it they are that function: they can do what it can. Find whose token and who took it, remove the right (roles/iam.serviceAccountTokenCreator or serviceAccountUser), and revoke the function."
     }
     key-changed = {
-      projects = ["keys"], severity = "CRITICAL", title = "A key's policy or a version's state was changed"
+      projects = local.key_projects, severity = "CRITICAL", title = "A key's policy or a version's state was changed"
       filter   = "log_id(\"cloudaudit.googleapis.com/activity\") AND protoPayload.serviceName=\"cloudkms.googleapis.com\" AND protoPayload.methodName=~\"(SetIamPolicy|DestroyCryptoKeyVersion|RestoreCryptoKeyVersion|UpdateCryptoKeyVersion|UpdateCryptoKeyPrimaryVersion|ImportCryptoKeyVersion)$\" AND NOT ${local.principal}=~\"^sluis-release@\""
       text     = "Somebody changed who may use a key, or disabled, destroyed or restored a version of it, and it was no approved release. A version that was told to be destroyed can be restored for ${var.key_destroy_days} days (`gcloud kms keys versions restore`): if it was not announced, restore it first and ask then. Without the key, all that it closed is lost."
     }
     access-changed = {
-      projects = ["runtime", "keys", "audit"], severity = "ERROR", title = "Rights were given or taken outside a release"
+      projects = keys(local.projects), severity = "ERROR", title = "Rights were given or taken outside a release"
       filter   = "log_id(\"cloudaudit.googleapis.com/activity\") AND protoPayload.methodName=~\"(SetIamPolicy|CreateServiceAccountKey|setIamPermissions|CreatePolicy|UpdatePolicy|DeletePolicy|SetOrgPolicy)$\" AND NOT ${local.principal}=~\"^(sluis-release@|service-[0-9]+@)\""
       text     = "Somebody changed an IAM policy, an organisation policy or a deny policy, or made a key file for a service account, by hand. Ask them. What nobody asked for is taken back by the next release: run sluis-plan now, and look at what it wants to change."
     }
     watch-changed = {
-      projects = ["runtime", "keys", "audit"], severity = "CRITICAL", title = "Logs or alerts were changed outside a release"
+      projects = keys(local.projects), severity = "CRITICAL", title = "Logs or alerts were changed outside a release"
       filter   = "log_id(\"cloudaudit.googleapis.com/activity\") AND (protoPayload.methodName=~\"((Create|Update|Delete)(Sink|Exclusion|Bucket|LogMetric|AlertPolicy|NotificationChannel)|storage[.]buckets[.](update|delete))$\" OR protoPayload.serviceData.policyDelta.auditConfigDeltas:*) AND NOT ${local.principal}=~\"^(sluis-release@|service-[0-9]+@)\""
       text     = "Somebody changed where logs go, what is logged, or who is told. It is what an intruder does first. Ask them; meanwhile treat what followed as unseen: the archive bucket keeps what arrived before, and Admin Activity logs cannot be turned off. Run sluis-plan to see the difference."
     }
@@ -139,9 +139,9 @@ locals {
       severity = "ERROR", title = "Cloud KMS is about to refuse, or refuses", for = "0s"
       when = {
         "calls are refused for their number" = "sum by (key, method) (increase({\"sluis.kms.calls\", code=\"ResourceExhausted\"}[5m])) > 0"
-        "seven tenths of a quota are used"   = "max by (quota_metric) (rate({\"serviceruntime.googleapis.com/quota/rate/net_usage\", monitored_resource=\"consumer_quota\", service=\"cloudkms.googleapis.com\"}[5m])) * 60 / max by (quota_metric) (max_over_time({\"serviceruntime.googleapis.com/quota/limit\", monitored_resource=\"consumer_quota\", service=\"cloudkms.googleapis.com\"}[1h])) > 0.7"
+        "seven tenths of a quota are used"   = "max by (project_id, quota_metric) (rate({\"serviceruntime.googleapis.com/quota/rate/net_usage\", monitored_resource=\"consumer_quota\", service=\"cloudkms.googleapis.com\"}[5m])) * 60 / max by (project_id, quota_metric) (max_over_time({\"serviceruntime.googleapis.com/quota/limit\", monitored_resource=\"consumer_quota\", service=\"cloudkms.googleapis.com\"}[1h])) > 0.7"
       }
-      text = "Without KMS nothing opens: sessions and webhooks wait and are tried again, pages answer 503. Ask for more of the quota named in the alert (HSM operations count against the keys project); until then lower the functions' limits of instances, and let scheduled refreshes spread over the day."
+      text = "Without KMS nothing opens: sessions and webhooks wait and are tried again, pages answer 503. Ask for more of the quota named in the alert, in the project named there (HSM operations count against the project that the key lies in: inner for gate 1, keys for all others); until then lower the functions' limits of instances, and let scheduled refreshes spread over the day."
     }
     certificate-expiry = {
       severity = "ERROR", title = "A certificate is about to end", for = "0s"
@@ -173,14 +173,15 @@ locals {
 
 # Counted from logs, for alerts and the dashboard.
 resource "google_logging_metric" "metric" {
-  for_each = {
+  for_each = merge({
     errors   = { project = "runtime", filter = "resource.type=\"cloud_run_revision\" AND severity>=ERROR", label = "EXTRACT(jsonPayload.message)", key = "message" }
-    uses     = { project = "keys", filter = local.key_uses, label = "REGEXP_EXTRACT(protoPayload.resourceName, \"cryptoKeys/([^/]+)\")", key = "key" }
     refusals = { project = "runtime", filter = "resource.type=\"cloud_run_revision\" AND jsonPayload.message=\"caller refused\"", label = "EXTRACT(resource.labels.service_name)", key = "function" }
-  }
+    }, { for project in local.key_projects : "uses/${project}" =>
+    { project = project, filter = local.key_uses, label = "REGEXP_EXTRACT(protoPayload.resourceName, \"cryptoKeys/([^/]+)\")", key = "key" }
+  })
 
   project          = local.projects[each.value.project]
-  name             = "sluis/${each.key}"
+  name             = "sluis/${split("/", each.key)[0]}"
   filter           = each.value.filter
   label_extractors = { (each.value.key) = each.value.label }
 

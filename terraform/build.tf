@@ -1,4 +1,4 @@
-# From a commit to what runs. Two identities in the audit project, out of reach of those who run the other two: one tests, stages and
+# From a commit to what runs. Two identities in the audit project, out of reach of those who run the others: one tests, stages and
 # plans, and changes nothing; the other applies a plan that somebody approved, and nobody can act as it but Cloud Build, which runs only
 # what was approved as it. The steps are in ../cloudbuild.yaml and release.yaml.
 
@@ -34,27 +34,24 @@ locals {
 
   # Everything that Terraform looks at when it plans, and what a role of Google's would give besides (documents, values of secrets,
   # logs) left out. The releasing identity can change all of it, use no key, and read no secret and no document.
-  looks_at = {
+  looks_at = merge({
     runtime = ["roles/artifactregistry.reader", "roles/certificatemanager.viewer", "roles/cloudfunctions.viewer", "roles/cloudscheduler.viewer",
     "roles/compute.viewer", "roles/dns.reader", "roles/iam.securityReviewer", "roles/monitoring.viewer", "roles/pubsub.viewer", "roles/run.viewer", "roles/serviceusage.serviceUsageViewer"]
-    keys  = ["roles/iam.securityReviewer", "roles/monitoring.viewer", "roles/serviceusage.serviceUsageViewer"]
     audit = ["roles/cloudbuild.builds.viewer", "roles/iam.securityReviewer", "roles/monitoring.viewer", "roles/pubsub.viewer", "roles/serviceusage.serviceUsageViewer"]
-  }
-  looks_after = {
+  }, { for project in local.key_projects : project => ["roles/iam.securityReviewer", "roles/monitoring.viewer", "roles/serviceusage.serviceUsageViewer"] })
+  looks_after = merge({
     runtime = ["roles/artifactregistry.admin", "roles/certificatemanager.owner", "roles/cloudfunctions.admin", "roles/cloudscheduler.admin", "roles/compute.loadBalancerAdmin",
       "roles/compute.networkAdmin", "roles/compute.securityAdmin", "roles/iam.roleAdmin", "roles/iam.securityReviewer", "roles/iam.serviceAccountAdmin", "roles/logging.configWriter", "roles/monitoring.editor",
     "roles/pubsub.admin", "roles/resourcemanager.projectIamAdmin", "roles/run.admin", "roles/serviceusage.serviceUsageAdmin"]
-    keys  = ["roles/iam.roleAdmin", "roles/iam.securityReviewer", "roles/logging.configWriter", "roles/monitoring.editor", "roles/resourcemanager.projectIamAdmin", "roles/serviceusage.serviceUsageAdmin"]
     audit = ["roles/cloudbuild.builds.editor", "roles/iam.roleAdmin", "roles/iam.securityReviewer", "roles/iam.serviceAccountAdmin", "roles/logging.configWriter", "roles/monitoring.editor", "roles/pubsub.admin", "roles/resourcemanager.projectIamAdmin", "roles/serviceusage.serviceUsageAdmin"]
-  }
+  }, { for project in local.key_projects : project => ["roles/iam.roleAdmin", "roles/iam.securityReviewer", "roles/logging.configWriter", "roles/monitoring.editor", "roles/resourcemanager.projectIamAdmin", "roles/serviceusage.serviceUsageAdmin"] })
   permissions = {
-    plan = {
+    plan = merge({
       runtime = ["resourcemanager.projects.get", "secretmanager.secrets.get", "secretmanager.secrets.getIamPolicy", "secretmanager.secrets.list", "datastore.databases.get", "datastore.databases.getMetadata", "datastore.databases.list", "datastore.indexes.get", "datastore.indexes.list", "datastore.backupSchedules.get", "datastore.backupSchedules.list",
       "logging.exclusions.get", "logging.logMetrics.get", "logging.sinks.get", "networksecurity.serverTlsPolicies.get", "storage.buckets.get", "storage.buckets.getIamPolicy"]
-      keys  = ["resourcemanager.projects.get", "cloudkms.cryptoKeys.get", "cloudkms.cryptoKeys.getIamPolicy", "cloudkms.cryptoKeys.list", "cloudkms.cryptoKeyVersions.get", "cloudkms.cryptoKeyVersions.list", "cloudkms.keyRings.get", "cloudkms.keyRings.list", "logging.logMetrics.get", "logging.sinks.get"]
       audit = ["resourcemanager.projects.get", "logging.buckets.get", "logging.sinks.get", "logging.logMetrics.get", "storage.buckets.get", "storage.buckets.getIamPolicy"]
-    }
-    release = {
+    }, { for project in local.key_projects : project => ["resourcemanager.projects.get", "cloudkms.cryptoKeys.get", "cloudkms.cryptoKeys.getIamPolicy", "cloudkms.cryptoKeys.list", "cloudkms.cryptoKeyVersions.get", "cloudkms.cryptoKeyVersions.list", "cloudkms.keyRings.get", "cloudkms.keyRings.list", "logging.logMetrics.get", "logging.sinks.get"] })
+    release = merge({
       runtime = ["resourcemanager.projects.get", "datastore.databases.create", "datastore.databases.get", "datastore.databases.getMetadata", "datastore.databases.list", "datastore.databases.update", "datastore.indexes.create", "datastore.indexes.delete",
         "datastore.indexes.get", "datastore.indexes.list", "datastore.indexes.update", "datastore.operations.get", "datastore.backupSchedules.create", "datastore.backupSchedules.get", "datastore.backupSchedules.list", "datastore.backupSchedules.update",
         "dns.managedZones.create", "dns.managedZones.get", "dns.managedZones.list", "dns.managedZones.update", "dns.policies.create", "dns.policies.get", "dns.policies.update", "dns.networks.bindPrivateDNSZone", "dns.networks.bindPrivateDNSPolicy",
@@ -62,10 +59,10 @@ locals {
         "networksecurity.serverTlsPolicies.create", "networksecurity.serverTlsPolicies.delete", "networksecurity.serverTlsPolicies.get", "networksecurity.serverTlsPolicies.update", "networksecurity.serverTlsPolicies.use", "networksecurity.operations.get",
         "secretmanager.secrets.create", "secretmanager.secrets.get", "secretmanager.secrets.getIamPolicy", "secretmanager.secrets.list", "secretmanager.secrets.setIamPolicy", "secretmanager.secrets.update",
       "storage.buckets.create", "storage.buckets.get", "storage.buckets.getIamPolicy", "storage.buckets.setIamPolicy", "storage.buckets.update"]
-      keys = ["resourcemanager.projects.get", "cloudkms.cryptoKeys.create", "cloudkms.cryptoKeys.get", "cloudkms.cryptoKeys.getIamPolicy", "cloudkms.cryptoKeys.list", "cloudkms.cryptoKeys.setIamPolicy", "cloudkms.cryptoKeys.update", "cloudkms.cryptoKeyVersions.get",
-      "cloudkms.cryptoKeyVersions.list", "cloudkms.keyRings.create", "cloudkms.keyRings.get", "cloudkms.keyRings.getIamPolicy", "cloudkms.keyRings.list", "cloudkms.locations.get", "cloudkms.locations.list"]
       audit = ["resourcemanager.projects.get", "storage.buckets.create", "storage.buckets.get", "storage.buckets.getIamPolicy", "storage.buckets.setIamPolicy", "storage.buckets.update"]
-    }
+      }, { for project in local.key_projects : project =>
+      ["resourcemanager.projects.get", "cloudkms.cryptoKeys.create", "cloudkms.cryptoKeys.get", "cloudkms.cryptoKeys.getIamPolicy", "cloudkms.cryptoKeys.list", "cloudkms.cryptoKeys.setIamPolicy", "cloudkms.cryptoKeys.update", "cloudkms.cryptoKeyVersions.get",
+    "cloudkms.cryptoKeyVersions.list", "cloudkms.keyRings.create", "cloudkms.keyRings.get", "cloudkms.keyRings.getIamPolicy", "cloudkms.keyRings.list", "cloudkms.locations.get", "cloudkms.locations.list"] })
   }
   accesses = merge([for who in keys(local.builds) : merge([for project in keys(local.projects) : {
     for role in who == "plan" ? local.looks_at[project] : local.looks_after[project] : "${who}/${project}/${role}" => { who = who, project = project, role = role }

@@ -1,10 +1,11 @@
-# Keys live in a project of their own, where no program runs. What each is for, and which function may close or open with it,
-# stands in schemas/pipeline.json; nothing here can give a function more. Keys of use HMAC are secrets: see flow.tf.
+# Keys live in two projects, where no program runs: gate 1's in one, gate 2's and all others in the other, so that no role on a
+# project, and nobody who administers one, reaches both gates. What each is for, and which function may close or open with it,
+# stands in schemas/pipeline.json; nothing here can give a function more. Keys of use HMAC are secrets: see secrets.tf.
 
 locals {
   # Gate 1, gate 2 and its siblings, what signs, and what encrypts Google's stores: a ring each, so that a role given on a ring by
-  # mistake opens one gate at most.
-  rings = toset(["inner", "gates", "signing", "stores"])
+  # mistake opens one gate at most. By the project that each lies in.
+  rings = { inner = "inner", gates = "keys", signing = "keys", stores = "keys" }
 
   shapes = {
     RSA     = { ring = "inner", purpose = "ASYMMETRIC_DECRYPT", algorithm = "RSA_DECRYPT_OAEP_4096_SHA256", protection = "HSM" }
@@ -29,6 +30,10 @@ locals {
     { for name in keys(local.agents) : "store-${name}" => local.shapes.store },
   )
 
+  # By key: the project that it lies in, and the agents that it is for.
+  homes     = { for key, k in local.keys : key => local.rings[k.ring] }
+  agents_of = { for key in keys(local.keys) : key => startswith(key, "store-") ? local.agents[trimprefix(key, "store-")] : [] }
+
   # Who does what with a key: by key, then role. Members are names of service accounts.
   decrypts = { for key in keys(local.keys) : key => [for f in local.functions : f.name if contains(f.open, key)] }
   encrypts = { for key in keys(local.keys) : key => [for f in local.functions : f.name if contains(f.close, key)] }
@@ -40,8 +45,8 @@ locals {
     "roles/cloudkms.cryptoKeyDecrypter"          = local.members_of["decrypts"][key]
     "roles/cloudkms.cryptoKeyEncrypter"          = local.members_of["encrypts"][key]
     "roles/cloudkms.signer"                      = local.members_of["signs"][key]
-    (local.public_half)                          = local.members_of["reads"][key]
-    "roles/cloudkms.cryptoKeyEncrypterDecrypter" = startswith(key, "store-") ? [for a in local.agents[trimprefix(key, "store-")] : "serviceAccount:${a}"] : []
+    (local.public_half[local.homes[key]])        = local.members_of["reads"][key]
+    "roles/cloudkms.cryptoKeyEncrypterDecrypter" = [for a in local.agents_of[key] : "serviceAccount:${a}"]
   } : role => sort(members) if length(members) > 0 } }
 
   members_of = { for what, by_key in { decrypts = local.decrypts, encrypts = local.encrypts, signs = local.signs, reads = local.reads } :
@@ -49,14 +54,13 @@ locals {
 }
 
 locals {
-  public_half = "projects/${local.projects.keys}/roles/${google_project_iam_custom_role.public_half.role_id}"
-  all_agents  = distinct(flatten(values(local.agents)))
+  public_half = { for project in local.key_projects : project => "projects/${local.projects[project]}/roles/${google_project_iam_custom_role.public_half[project].role_id}" }
 }
 
 resource "google_kms_key_ring" "ring" {
   for_each = local.rings
 
-  project  = local.projects.keys
+  project  = local.projects[each.value]
   name     = each.key
   location = var.region
 
@@ -71,7 +75,7 @@ resource "google_kms_crypto_key" "key" {
   for_each = local.keys
 
   name                       = each.key
-  key_ring                   = "projects/${local.projects.keys}/locations/${var.region}/keyRings/${google_kms_key_ring.ring[each.value.ring].name}"
+  key_ring                   = "projects/${local.projects[local.homes[each.key]]}/locations/${var.region}/keyRings/${google_kms_key_ring.ring[each.value.ring].name}"
   purpose                    = each.value.purpose
   rotation_period            = each.value.purpose == "ENCRYPT_DECRYPT" ? "${var.key_rotation_days * 86400}s" : null # the others are rotated by hand: the runbook says how
   destroy_scheduled_duration = "${var.key_destroy_days * 86400}s"
@@ -97,36 +101,38 @@ resource "google_kms_crypto_key_iam_policy" "key" {
 
 # What a function needs to know an asymmetric key's versions and their public halves (shared/backend/gcp/kms.go), and no more.
 resource "google_project_iam_custom_role" "public_half" {
-  project     = local.projects.keys
+  for_each = local.key_projects
+
+  project     = local.projects[each.key]
   role_id     = "sluisPublicHalf"
   title       = "Sluis: read the public half of a key"
   description = "List a key's versions and read their public halves."
   permissions = ["cloudkms.cryptoKeyVersions.list", "cloudkms.cryptoKeyVersions.viewPublicKey"]
 }
 
-# Administrators make versions, disable and restore them. The role holds no use of a key.
+# Administrators make versions, disable and restore them: of one project's keys, and nobody of both. The role holds no use of a key.
 resource "google_project_iam_binding" "key_administrators" {
-  count = length(var.key_administrators) > 0 ? 1 : 0
+  for_each = { for project, people in var.key_administrators : project => people if length(people) > 0 }
 
-  project = local.projects.keys
+  project = local.projects[each.key]
   role    = "roles/cloudkms.admin"
-  members = var.key_administrators
+  members = each.value
 }
 
-# An owner of the project, or of the organisation, could give themselves the use of a key. This denies it to everybody but those
-# named above, whatever else they are given.
+# An owner of a project, or of the organisation, could give themselves the use of a key. This denies it to everybody but those
+# named above for the keys of that project, whatever else they are given.
 resource "google_iam_deny_policy" "keys" {
-  count = var.deny_policies ? 1 : 0
+  for_each = toset([for project in local.key_projects : project if var.deny_policies])
 
-  parent       = urlencode("cloudresourcemanager.googleapis.com/projects/${local.projects.keys}")
+  parent       = urlencode("cloudresourcemanager.googleapis.com/projects/${local.projects[each.key]}")
   name         = "sluis-keys"
   display_name = "Only Sluis's functions use its keys"
 
   dynamic "rules" {
     for_each = {
-      useToDecrypt = concat(flatten(values(local.decrypts)), local.all_agents)
-      useToEncrypt = concat(flatten(values(local.encrypts)), local.all_agents)
-      useToSign    = flatten(values(local.signs))
+      useToDecrypt = flatten([for key, home in local.homes : concat(local.decrypts[key], local.agents_of[key]) if home == each.key])
+      useToEncrypt = flatten([for key, home in local.homes : concat(local.encrypts[key], local.agents_of[key]) if home == each.key])
+      useToSign    = flatten([for key, home in local.homes : local.signs[key] if home == each.key])
     }
     content {
       description = "cryptoKeyVersions.${rules.key}"

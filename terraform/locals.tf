@@ -38,6 +38,6 @@ locals {
   # Full names of what others refer to: a plan shows them, where ids are known only after it was applied.
   place    = "projects/${local.projects.runtime}/locations/${var.region}"
   compute  = "projects/${local.projects.runtime}/regions/${var.region}"
-  key_ids  = { for name, k in local.keys : name => "projects/${local.projects.keys}/locations/${var.region}/keyRings/${google_kms_key_ring.ring[k.ring].name}/cryptoKeys/${google_kms_crypto_key.key[name].name}" }
+  key_ids  = { for name, k in local.keys : name => "projects/${local.projects[local.homes[name]]}/locations/${var.region}/keyRings/${google_kms_key_ring.ring[k.ring].name}/cryptoKeys/${google_kms_crypto_key.key[name].name}" }
   accounts = merge({ for name, a in google_service_account.function : name => a.email }, { for name, a in google_service_account.helper : name => a.email })
 }

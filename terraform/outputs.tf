@@ -1,7 +1,7 @@
 # What people and other programs need to know of what was made. No secret is among it.
 
 output "projects" {
-  description = "The ids of the three projects."
+  description = "The ids of the four projects."
   value       = local.projects
 }
 

@@ -1,5 +1,5 @@
-# Three projects: functions and data in one, keys in the second, what happened in the third. Whoever is given one by mistake
-# has neither of the others.
+# Four projects: functions and data in one, gate 1's key in the second, gate 2's and all other keys in the third, what happened in
+# the fourth. Whoever is given one by mistake has none of the others.
 
 resource "google_project" "project" {
   for_each = { for name, p in var.projects : name => p if p.number == null }
@@ -14,16 +14,18 @@ resource "google_project" "project" {
 }
 
 locals {
-  # By runtime, keys and audit.
+  # By runtime, inner, keys and audit.
   projects = { for name, p in var.projects : name => p.number == null ? google_project.project[name].project_id : p.id }
   numbers  = { for name, p in var.projects : name => p.number == null ? google_project.project[name].number : p.number }
 
-  services = {
+  # Where keys lie, and no program runs. What is switched on, watched and allowed is the same in both.
+  key_projects = toset(["inner", "keys"])
+
+  services = merge({
     runtime = ["artifactregistry", "certificatemanager", "cloudbuild", "cloudfunctions", "cloudscheduler", "compute", "dns", "firestore", "iam",
     "iamcredentials", "logging", "monitoring", "networksecurity", "orgpolicy", "pubsub", "run", "secretmanager", "storage"]
-    keys  = ["cloudkms", "iam", "logging", "orgpolicy"]
     audit = ["iam", "logging", "monitoring", "orgpolicy", "pubsub", "storage"]
-  }
+  }, { for project in local.key_projects : project => ["cloudkms", "iam", "logging", "orgpolicy"] })
 }
 
 resource "google_project_service" "service" {
@@ -46,7 +48,7 @@ locals {
     "compute.skipDefaultNetworkCreation"              = { enforce = true }
     "run.allowedIngress"                              = { allowed = ["internal", "internal-and-cloud-load-balancing"] }
     "run.allowedVPCEgress"                            = { allowed = ["all-traffic"] }
-    "gcp.restrictCmekCryptoKeyProjects"               = { allowed = ["projects/${local.projects.keys}"] }
+    "gcp.restrictCmekCryptoKeyProjects"               = { allowed = ["projects/${local.projects.keys}"] } # stores never take gate 1's project
   }
 }
 

@@ -2,9 +2,10 @@
 # the lives of documents) is in schemas/*.json, and no variable changes it.
 
 variable "projects" {
-  description = "The three projects. One with a number exists already and is used as it is; one without is created under folder_id and billed to billing_account."
+  description = "The four projects: of functions and data (runtime), of gate 1's key (inner), of gate 2's and all other keys (keys), and of what happened (audit). One with a number exists already and is used as it is; one without is created under folder_id and billed to billing_account."
   type = object({
     runtime = object({ id = string, number = optional(string) })
+    inner   = object({ id = string, number = optional(string) })
     keys    = object({ id = string, number = optional(string) })
     audit   = object({ id = string, number = optional(string) })
   })
@@ -14,8 +15,8 @@ variable "projects" {
     error_message = "A project id has 6 to 30 small letters, digits and hyphens, and begins with a letter."
   }
   validation {
-    condition     = length(distinct([for p in values(var.projects) : p.id])) == 3
-    error_message = "Runtime, keys and audit are three projects: who runs functions must not own keys, nor the log of what they did."
+    condition     = length(distinct([for p in values(var.projects) : p.id])) == 4
+    error_message = "Runtime, inner, keys and audit are four projects: who runs functions must own no keys, who owns one gate's key not the other's, and none of them the log of what they did."
   }
   validation {
     condition     = alltrue([for p in values(var.projects) : p.number == null || can(regex("^[0-9]{6,20}$", p.number))])
@@ -215,13 +216,18 @@ variable "client_authorities" {
 }
 
 variable "key_administrators" {
-  description = "Who may administer keys (versions, rotation), and can use none: groups of people."
-  type        = set(string)
-  default     = []
+  description = "Who may administer keys (versions, rotation), and can use none: groups of people. Of gate 1's key (inner), and of gate 2's and all others (keys); nobody of both."
+  type        = object({ inner = optional(set(string), []), keys = optional(set(string), []) })
+  default     = {}
 
   validation {
-    condition     = alltrue([for m in var.key_administrators : can(regex("^(group|user):[^@]+@[^@]+$", m)) && !can(regex("gserviceaccount\\.com$", m))])
+    condition     = alltrue([for m in setunion(values(var.key_administrators)...) : can(regex("^(group|user):[^@]+@[^@]+$", m)) && !can(regex("gserviceaccount\\.com$", m))])
     error_message = "An administrator of keys is a group (or a user): group:keys@example.com. A service account is none."
+  }
+  validation {
+    # By address alone, as Google reads it: in letters of either size, and an address is one group's or one user's.
+    condition     = length(setintersection([for people in values(var.key_administrators) : [for m in people : lower(reverse(split(":", m))[0])]]...)) == 0
+    error_message = "Nobody administers the keys of both gates: take the member out of key_administrators.inner or of key_administrators.keys."
   }
 }
 

@@ -1,4 +1,4 @@
-# What happened, kept where nobody who runs Sluis can change it: audit logs of all three projects go to the audit project, twice. Once
+# What happened, kept where nobody who runs Sluis can change it: audit logs of all projects go to the audit project, twice. Once
 # into a locked log bucket, to search; once into a bucket whose retention is locked, to keep. The other logs go there too, so that
 # no log lies outside the region. Alerts are in alerts.tf.
 
@@ -22,11 +22,10 @@ variable "audit_locked" {
 locals {
   # Every read and write of what is worth something, by whoever: data access is not logged unless it is asked for.
   # https://docs.cloud.google.com/logging/docs/audit/configure-data-access
-  audited = {
+  audited = merge({
     runtime = ["datastore.googleapis.com", "firestore.googleapis.com", "secretmanager.googleapis.com", "iam.googleapis.com", "iamcredentials.googleapis.com", "pubsub.googleapis.com", "storage.googleapis.com"]
-    keys    = ["cloudkms.googleapis.com", "iam.googleapis.com"]
     audit   = ["iam.googleapis.com", "iamcredentials.googleapis.com", "logging.googleapis.com", "pubsub.googleapis.com", "storage.googleapis.com"]
-  }
+  }, { for project in local.key_projects : project => ["cloudkms.googleapis.com", "iam.googleapis.com"] })
 
   # Who did what; what Google's own people did is in access_transparency.
   audit_log = join(" OR ", [for l in ["cloudaudit.googleapis.com/activity", "cloudaudit.googleapis.com/data_access", "cloudaudit.googleapis.com/policy", "cloudaudit.googleapis.com/system_event", "cloudaudit.googleapis.com/access_transparency"] : "log_id(\"${l}\")"])
@@ -35,7 +34,7 @@ locals {
   invitation = "httpRequest.requestUrl:\"/i/\""
 
   log_buckets = {
-    audit      = { days = var.audit_days.search, locked = var.audit_locked, why = "Who did what, in all three projects." }
+    audit      = { days = var.audit_days.search, locked = var.audit_locked, why = "Who did what, in all projects." }
     operations = { days = 30, locked = false, why = "What functions, load balancer and builds say. No personal data but addresses of callers." }
   }
 
@@ -153,7 +152,7 @@ resource "google_project_iam_member" "sink" {
 
 # Functions tell their metrics and traces to Google's OTLP endpoint (shared/observe).
 resource "google_project_service" "watch" {
-  for_each = { for s in ["runtime/telemetry", "runtime/cloudtrace", "keys/monitoring"] : s => split("/", s) }
+  for_each = { for s in concat(["runtime/telemetry", "runtime/cloudtrace"], [for project in local.key_projects : "${project}/monitoring"]) : s => split("/", s) }
 
   project            = local.projects[each.value[0]]
   service            = "${each.value[1]}.googleapis.com"
@@ -168,9 +167,9 @@ resource "google_project_iam_binding" "telemetry" {
   members = [for f in sort(keys(local.functions)) : google_service_account.function[f].member]
 }
 
-# Whoever watches looks at all three from the audit project.
+# Whoever watches looks at all of them from the audit project.
 resource "google_monitoring_monitored_project" "watched" {
-  for_each = toset(["runtime", "keys"])
+  for_each = setunion(["runtime"], local.key_projects)
 
   metrics_scope = "locations/global/metricsScopes/${local.projects.audit}"
   name          = local.projects[each.key]

@@ -40,7 +40,7 @@ func newProject(t *testing.T) *project {
 	random := make([]byte, 4)
 	rand.Read(random) // never fails
 	p := &project{name: "p-" + hex.EncodeToString(random), vault: gcptest.NewVault(t)}
-	p.desk = desk{t, []string{"--backend", "gcp:" + p.name}}
+	p.desk = desk{t, []string{"--backend", "gcp:" + p.name}, operator}
 	pipeline, err := home.ReadPipeline()
 	if err != nil {
 		t.Fatal(err)
@@ -86,6 +86,9 @@ func (p *project) furnish(name, use string) {
 }
 
 func (p *project) key(name string) string {
+	if name == "inner" {
+		return "projects/inner/locations/europe-west4/keyRings/inner/cryptoKeys/inner"
+	}
 	return "projects/keys/locations/europe-west4/keyRings/r/cryptoKeys/" + name
 }
 
@@ -127,6 +130,34 @@ func TestOperatorInCloud(t *testing.T) {
 	if n := p.vault.Calls("Encrypt") + p.vault.Calls("Decrypt") + p.vault.Calls("AsymmetricDecrypt"); n > 0 {
 		t.Errorf("keys were used %d times", n)
 	}
+}
+
+// TestTwoAdministrators: whoever administers one gate's key does all that there is to do with it, with no right to the other's, and
+// no setting that names it.
+func TestTwoAdministrators(t *testing.T) {
+	p := newProject(t)
+	inner, outer := p.desk, p.desk
+	inner.who, outer.who = "inner@example.com", "keys@example.com"
+	for _, right := range []gcptest.Role{gcptest.Admin, gcptest.PublicKeyViewer} {
+		p.vault.Grant(inner.who, right, p.key("inner"))
+	}
+	for _, key := range []string{"outer", "session", "display", "portfolio", "webhook"} {
+		p.vault.Grant(outer.who, gcptest.Admin, p.key(key))
+	}
+	work := func(mine, other desk, key, neighbour string) {
+		t.Setenv("SLUIS_KEY_"+strings.ToUpper(neighbour), "")
+		mine.prints(`is used from now on`, "", "rotate", key)
+		mine.prints(`(?m)^`+key+` +1 +ENABLED +0$`, "", "versions", "list", key)
+		mine.prints(`^$`, "", "versions", "disable", key, "1")
+		mine.prints(`(?m)^`+key+` +1 +DISABLED +0$`, "", "versions", "list", key)
+		other.refuses(`PermissionDenied`, "", "rotate", key)
+		other.refuses(`PermissionDenied`, "", "versions", "list", key)
+		other.refuses(`PermissionDenied`, "", "versions", "disable", key, "2")
+		t.Setenv("SLUIS_KEY_"+strings.ToUpper(neighbour), p.key(neighbour))
+		mine.refuses(`PermissionDenied`, "", "versions", "list")
+	}
+	work(inner, outer, "inner", "outer")
+	work(outer, inner, "outer", "inner")
 }
 
 // TestDeadLettersInCloud: what was given up is listed, and put back.

@@ -23,13 +23,14 @@ func TestMain(m *testing.M) {
 type desk struct {
 	t     *testing.T
 	place []string
+	who   string // as whom, on Google Cloud
 }
 
 // run runs a command as the operator, and gives what it printed.
 func (d desk) run(in string, args ...string) (string, error) {
 	cmd := exec.CommandContext(d.t.Context(), os.Args[0], slices.Concat(d.place, args)...)
 	cmd.Dir, cmd.Stdin = d.t.TempDir(), strings.NewReader(in)
-	cmd.Env = append(os.Environ(), "SLUIS_TEST_COMMAND=1", "SLUIS_IDENTITY="+operator)
+	cmd.Env = append(os.Environ(), "SLUIS_TEST_COMMAND=1", "SLUIS_IDENTITY="+d.who)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	err := cmd.Run()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -18,7 +19,7 @@ import (
 func TestRotationDay(t *testing.T) {
 	t.Run("local", func(t *testing.T) {
 		data := filepath.Join(t.TempDir(), "data")
-		rotationDay(t, desk{t, []string{"--data", data}}, home.Settings{Data: data})
+		rotationDay(t, desk{t, []string{"--data", data}, operator}, home.Settings{Data: data})
 	})
 	t.Run("gcp", func(t *testing.T) {
 		p := newProject(t)
@@ -49,6 +50,10 @@ func rotationDay(t *testing.T, d desk, set home.Settings) {
 	for _, key := range kept {
 		d.needs(key, 1, 1)
 	}
+	if got := d.prints(`(?s).*`, "", "versions", "list", "webhook", "outer", "outer")[0]; strings.Count(got, "\n") != 3 || !strings.Contains(got, "outer ") || !strings.Contains(got, "webhook ") {
+		d.t.Errorf("the versions of two keys are\n%s", got)
+	}
+	d.refuses(`no such key rotates; want inner, outer, `, "", "versions", "list", "certificate")
 	d.refuses(`it is the one that closes; rotate first`, "", "versions", "disable", "portfolio", "1")
 	d.refuses(`there is none`, "", "versions", "disable", "portfolio", "2")
 	for _, key := range []string{"inner", "outer", "session", "display", "portfolio", "webhook", "certificate"} {

@@ -8,16 +8,18 @@ import (
 )
 
 type versionCommands struct {
-	List    versionList    `cmd:"" help:"List the versions of all keys that rotate, and how many documents still need each. It reads them all."`
+	List    versionList    `cmd:"" help:"List the versions of keys that rotate, and how many documents still need each. It reads them all."`
 	Rewrap  versionRewrap  `cmd:"" help:"Have what older versions closed closed anew now, and not within a month: portfolios' keys and webhook secrets."`
 	Disable versionDisable `cmd:"" help:"Put a version out of use, unless it closes or something needs it."`
 }
 
-type versionList struct{}
+type versionList struct {
+	Keys []string `arg:"" optional:"" help:"inner, outer, session, display, portfolio or webhook; all if none is named."`
+}
 
-func (versionList) Run(ctx context.Context, o *options) error {
+func (c versionList) Run(ctx context.Context, o *options) error {
 	return withStore(ctx, o, func(b *home.Backend) error {
-		all, err := b.Versions(ctx)
+		all, err := b.Versions(ctx, c.Keys...)
 		if err != nil {
 			return err
 		}

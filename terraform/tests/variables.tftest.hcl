@@ -4,6 +4,7 @@
 variables {
   projects = {
     runtime = { id = "example-run", number = "111111111111" }
+    inner   = { id = "example-inner", number = "444444444444" }
     keys    = { id = "example-keys", number = "222222222222" }
     audit   = { id = "example-audit", number = "333333333333" }
   }
@@ -30,6 +31,7 @@ run "mistakes_first" {
     # a project id with capitals
     projects = {
       runtime = { id = "Example", number = "111111111111" }
+      inner   = { id = "example-inner", number = "444444444444" }
       keys    = { id = "example-keys", number = "222222222222" }
       audit   = { id = "example-audit", number = "333333333333" }
     }
@@ -58,7 +60,7 @@ run "mistakes_first" {
     # an authority that is no certificate
     client_authorities = ["example"]
     # a program that administers keys
-    key_administrators = ["serviceAccount:x@example-run.iam.gserviceaccount.com"]
+    key_administrators = { keys = ["serviceAccount:x@example-run.iam.gserviceaccount.com"] }
     # a program that keeps secrets
     secret_keepers = ["serviceAccount:x@example-run.iam.gserviceaccount.com"]
     # keys that never rotate
@@ -79,6 +81,7 @@ run "mistakes_second" {
     # keys in the runtime project
     projects = {
       runtime = { id = "example-run", number = "111111111111" }
+      inner   = { id = "example-inner", number = "444444444444" }
       keys    = { id = "example-run", number = "111111111111" }
       audit   = { id = "example-audit", number = "333333333333" }
     }
@@ -96,8 +99,8 @@ run "mistakes_second" {
     egress_addresses = 1.5
     # a webhook by name
     webhooks_allow = ["internal.example.com:443"]
-    # everybody administers keys
-    key_administrators = ["allAuthenticatedUsers"]
+    # everybody administers gate 1's key
+    key_administrators = { inner = ["allAuthenticatedUsers"] }
   }
 
   expect_failures = [var.projects, var.region, var.domains, var.sources, var.functions, var.network_range, var.egress_addresses, var.webhooks_allow, var.key_administrators]
@@ -110,6 +113,7 @@ run "mistakes_third" {
     # a number with letters
     projects = {
       runtime = { id = "example-run", number = "one" }
+      inner   = { id = "example-inner", number = "444444444444" }
       keys    = { id = "example-keys", number = "222222222222" }
       audit   = { id = "example-audit", number = "333333333333" }
     }
@@ -118,7 +122,7 @@ run "mistakes_third" {
     # three processors
     functions = { seal = { cpu = 3 } }
     # a program dressed as a user
-    key_administrators = ["user:x@example-run.iam.gserviceaccount.com"]
+    key_administrators = { inner = ["group:gate@example.com"], keys = ["user:x@example-run.iam.gserviceaccount.com"] }
   }
 
   expect_failures = [var.projects, var.region, var.functions, var.key_administrators]
@@ -131,14 +135,47 @@ run "mistakes_fourth" {
     # a new project without a folder
     projects = {
       runtime = { id = "example-run" }
+      inner   = { id = "example-inner", number = "444444444444" }
       keys    = { id = "example-keys", number = "222222222222" }
       audit   = { id = "example-audit", number = "333333333333" }
     }
     # no instance at all
     functions = { seal = { max = 0 } }
+    # one group for both gates
+    key_administrators = { inner = ["group:gate@example.com", "group:keys@example.com"], keys = ["group:keys@example.com"] }
   }
 
-  expect_failures = [var.projects, var.functions]
+  expect_failures = [var.projects, var.functions, var.key_administrators]
+}
+
+run "both_gates_in_one_project" {
+  command = plan
+
+  variables {
+    projects = {
+      runtime = { id = "example-run", number = "111111111111" }
+      inner   = { id = "example-keys", number = "222222222222" }
+      keys    = { id = "example-keys", number = "222222222222" }
+      audit   = { id = "example-audit", number = "333333333333" }
+    }
+    # one person for both gates, written in two ways
+    key_administrators = { inner = ["user:anna@example.com"], keys = ["user:Anna@example.com"] }
+  }
+
+  expect_failures = [var.projects, var.key_administrators]
+}
+
+run "people_for_each_gate" {
+  command = plan
+
+  variables {
+    key_administrators = { inner = ["group:gate@example.com"] }
+  }
+
+  assert {
+    condition     = { for project, b in google_project_iam_binding.key_administrators : b.project => b.members } == { "example-inner" = toset(["group:gate@example.com"]) }
+    error_message = "Administrators of gate 1's key administer its project, and no other."
+  }
 }
 
 # Apart from mistakes in projects, which are looked at only where these two are right.

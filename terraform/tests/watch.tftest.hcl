@@ -3,6 +3,7 @@
 variables {
   projects = {
     runtime = { id = "example-run", number = "111111111111" }
+    inner   = { id = "example-inner", number = "444444444444" }
     keys    = { id = "example-keys", number = "222222222222" }
     audit   = { id = "example-audit", number = "333333333333" }
   }
@@ -61,6 +62,16 @@ run "a_budget_of_nothing" {
 
   variables {
     budgets = { keys = 0 }
+  }
+
+  expect_failures = [var.budgets]
+}
+
+run "a_budget_of_nothing_for_gate_1" {
+  command = plan
+
+  variables {
+    budgets = { inner = 0 }
   }
 
   expect_failures = [var.budgets]

@@ -20,6 +20,12 @@ import (
 
 const region = "europe-west4"
 
+// projects of examples/production, as their ids end. Keys lie in the second and the third: gate 1's and all others.
+var (
+	projects    = []string{"run", "inner", "keys", "audit"}
+	keyProjects = []string{"inner", "keys"}
+)
+
 // checks hold a plan to a promise each, by name, and return what is wrong. The mutation test shows that each finds what it is for.
 var checks = map[string]func(*world) []string{
 	"region":           region_,
@@ -168,7 +174,7 @@ func policies(w *world) []string {
 		"gcp.restrictCmekCryptoKeyProjects":               {"projects/example-sluis-keys"},
 	}
 	var c complaints
-	for _, project := range []string{"run", "keys", "audit"} {
+	for _, project := range projects {
 		for name, values := range want {
 			parent := "projects/example-sluis-" + project
 			i := slices.IndexFunc(w.resources, func(r resource) bool {
@@ -190,13 +196,32 @@ func policies(w *world) []string {
 	return c
 }
 
-// keys wants each key of pipeline.json in its form, in a ring that fits it, and those that rotate to do so.
+// ringOf is where a key of pipeline.json lies, by its use; empty if it is none of Cloud KMS.
+func ringOf(use string) string {
+	at := map[string]string{"RSA-4096 decrypt": "inner/inner", "AES-256 encrypt/decrypt": "keys/gates", "Ed25519 sign": "keys/signing"}[use]
+	if at == "" {
+		return ""
+	}
+	return fullRing(at)
+}
+
+// fullRing is the name of PROJECT/RING.
+func fullRing(at string) string {
+	project, ring, _ := strings.Cut(at, "/")
+	return "projects/example-sluis-" + project + "/locations/europe-west4/keyRings/" + ring
+}
+
+// keys wants each key of pipeline.json in its form, in a ring and a project that fit it, and those that rotate to do so.
 func keys(w *world) []string {
 	type form struct{ ring, purpose, algorithm, level string }
 	forms := map[string]form{
-		"RSA-4096 decrypt":        {"inner", "ASYMMETRIC_DECRYPT", "RSA_DECRYPT_OAEP_4096_SHA256", "HSM"},
-		"AES-256 encrypt/decrypt": {"gates", "ENCRYPT_DECRYPT", "GOOGLE_SYMMETRIC_ENCRYPTION", "HSM"},
-		"Ed25519 sign":            {"signing", "ASYMMETRIC_SIGN", "EC_SIGN_ED25519", "SOFTWARE"},
+		"RSA-4096 decrypt":        {"", "ASYMMETRIC_DECRYPT", "RSA_DECRYPT_OAEP_4096_SHA256", "HSM"},
+		"AES-256 encrypt/decrypt": {"", "ENCRYPT_DECRYPT", "GOOGLE_SYMMETRIC_ENCRYPTION", "HSM"},
+		"Ed25519 sign":            {"", "ASYMMETRIC_SIGN", "EC_SIGN_ED25519", "SOFTWARE"},
+	}
+	for use, f := range forms {
+		f.ring = ringOf(use)
+		forms[use] = f
 	}
 	want := map[string]form{"checkpoint": forms["Ed25519 sign"]}
 	for name, k := range w.pipeline.Keys {
@@ -211,10 +236,10 @@ func keys(w *world) []string {
 		name := r.text("name")
 		f, ok := want[name]
 		if !ok && strings.HasPrefix(name, "store-") {
-			f = form{"stores", "ENCRYPT_DECRYPT", "GOOGLE_SYMMETRIC_ENCRYPTION", "HSM"}
+			f = form{fullRing("keys/stores"), "ENCRYPT_DECRYPT", "GOOGLE_SYMMETRIC_ENCRYPTION", "HSM"}
 		}
 		delete(want, name)
-		got := form{filepath.Base(r.text("key_ring")), r.text("purpose"), r.text("version_template", "algorithm"), r.text("version_template", "protection_level")}
+		got := form{r.text("key_ring"), r.text("purpose"), r.text("version_template", "algorithm"), r.text("version_template", "protection_level")}
 		if got != f {
 			c.add("%s is %v, want %v", r.address, got, f)
 		}
@@ -228,10 +253,21 @@ func keys(w *world) []string {
 	for name := range want {
 		c.add("there is no key %s", name)
 	}
+	return append(c, rings(w)...)
+}
+
+// rings wants gate 1's ring in its own project, and there nothing else.
+func rings(w *world) (c complaints) {
+	want := map[string]bool{"inner/inner": true, "keys/gates": true, "keys/signing": true, "keys/stores": true}
 	for _, r := range w.of("google_kms_key_ring") {
-		if r.text("project") != "example-sluis-keys" {
-			c.add("%s is in project %s", r.address, r.text("project"))
+		at := strings.TrimPrefix(r.text("project"), "example-sluis-") + "/" + r.text("name")
+		if !want[at] {
+			c.add("%s is %s", r.address, at)
 		}
+		delete(want, at)
+	}
+	for at := range want {
+		c.add("there is no ring %s", at)
 	}
 	return c
 }
@@ -703,12 +739,12 @@ func (w *world) wanted(name string, f function) map[string]string {
 		"OTEL_EXPORTER_OTLP_ENDPOINT": "https://telemetry.googleapis.com", "OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.1"}
 	var held []string
 	for _, key := range slices.Concat(f.Close, f.Open, f.Shows, f.Holds) {
-		ring := map[string]string{"RSA": "inner", "AES": "gates", "Ed2": "signing"}[w.pipeline.Keys[key].Use[:3]]
+		ring := ringOf(w.pipeline.Keys[key].Use)
 		if ring == "" {
 			held = append(held, key)
 			continue
 		}
-		env["SLUIS_KEY_"+strings.ToUpper(key)] = "projects/example-sluis-keys/locations/europe-west4/keyRings/" + ring + "/cryptoKeys/" + key
+		env["SLUIS_KEY_"+strings.ToUpper(key)] = ring + "/cryptoKeys/" + key
 	}
 	if len(held) > 0 {
 		env["SLUIS_HOLDS"] = strings.Join(held, ",")

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/url"
 	"path"
 	"slices"
 	"strings"
@@ -89,7 +90,6 @@ func agent(number, service string) string {
 const (
 	runtimeNumber = "111111111111"
 	auditNumber   = "333333333333"
-	publicHalf    = "projects/example-sluis-keys/roles/sluisPublicHalf"
 )
 
 // derived is the complete IAM list, from pipeline.json and custodians.json alone.
@@ -136,6 +136,12 @@ func (w *world) derived() []grant {
 	return append(all, w.platform()...)
 }
 
+// publicHalf is the role of reading a key's public half, in the project that the key lies in.
+func (w *world) publicHalf(key string) string {
+	project, _, _ := strings.Cut(ringOf(w.pipeline.Keys[key].Use), "/locations/")
+	return project + "/roles/sluisPublicHalf"
+}
+
 // gates are the roles on keys that a function has, as test/cloud gives them to its own.
 func (w *world) gates(f function, give func(key, role string)) {
 	for _, key := range f.Close {
@@ -144,16 +150,16 @@ func (w *world) gates(f function, give func(key, role string)) {
 	for _, key := range f.Open {
 		give(key, "roles/cloudkms.cryptoKeyDecrypter")
 		if strings.HasPrefix(w.pipeline.Keys[key].Use, "RSA") {
-			give(key, publicHalf)
+			give(key, w.publicHalf(key))
 		}
 	}
 	for _, key := range f.Shows {
-		give(key, publicHalf)
+		give(key, w.publicHalf(key))
 	}
 	for _, key := range f.Holds {
 		if strings.HasPrefix(w.pipeline.Keys[key].Use, "Ed25519") {
 			give(key, "roles/cloudkms.signer")
-			give(key, publicHalf)
+			give(key, w.publicHalf(key))
 		}
 	}
 }
@@ -173,7 +179,8 @@ func (w *world) platform() []grant {
 		{"project example-sluis-run", "roles/storage.objectViewer", builder, `resource.name.startsWith("projects/_/buckets/gcf-v2-sources-111111111111-europe-west4")`},
 		{"repository functions", "roles/artifactregistry.writer", builder, ""},
 		{"bucket example-sluis-run-sources", "roles/storage.objectViewer", builder, ""},
-		{"project example-sluis-keys", "roles/cloudkms.admin", "group:sluis-keys@example.com", ""},
+		{innerProject, "roles/cloudkms.admin", "group:sluis-inner@example.com", ""},
+		{keysProject, "roles/cloudkms.admin", "group:sluis-keys@example.com", ""},
 	}
 	for _, a := range []string{"gcf-admin-robot", "serverless-robot-prod", "gcp-sa-artifactregistry", "gs-project-accounts"} {
 		all = append(all, grant{"key store-functions", both, agent(runtimeNumber, a), ""})
@@ -262,10 +269,10 @@ func neverBoth(w *world) []string {
 	return c
 }
 
-// apart wants nobody to administer keys and use them, to bring secrets and read them, nor a role on keys or secrets that holds both, or
-// that reaches a whole project.
+// apart wants nobody to administer keys and use them, nor the keys of both gates, to bring secrets and read them, nor a role on keys or
+// secrets that holds both, or that reaches a whole project.
 func apart(w *world) []string {
-	administer, use := map[string]bool{}, map[string]bool{}
+	administer, use, gate := map[string]bool{}, map[string]bool{}, map[string]string{}
 	var c complaints
 	for _, g := range w.grants() {
 		service, role, _ := strings.Cut(strings.TrimPrefix(g.role, "roles/"), ".")
@@ -275,6 +282,12 @@ func apart(w *world) []string {
 		switch role {
 		case "admin", "secretVersionAdder", "secretVersionManager":
 			administer[g.member] = true
+			if service == "cloudkms" {
+				if at := gate[g.member]; at != "" && at != g.on {
+					c.add("%s administers both gates: %s and %s", g.member, at, g.on)
+				}
+				gate[g.member] = g.on
+			}
 		default:
 			use[g.member] = true
 			if strings.HasPrefix(g.on, "project ") {
@@ -290,37 +303,65 @@ func apart(w *world) []string {
 	return c
 }
 
-// denied wants the deny policies to except just those who are granted the same thing.
-func denied(w *world) []string {
-	uses := map[string][]string{
-		"cloudkms.googleapis.com/cryptoKeyVersions.useToDecrypt": {"roles/cloudkms.cryptoKeyDecrypter", "roles/cloudkms.cryptoKeyEncrypterDecrypter"},
-		"cloudkms.googleapis.com/cryptoKeyVersions.useToEncrypt": {"roles/cloudkms.cryptoKeyEncrypter", "roles/cloudkms.cryptoKeyEncrypterDecrypter"},
-		"cloudkms.googleapis.com/cryptoKeyVersions.useToSign":    {"roles/cloudkms.signer"},
-		"secretmanager.googleapis.com/versions.access":           {"roles/secretmanager.secretAccessor"},
+// denial is what a deny policy keeps everybody from, but those who are granted one of the roles there.
+type denial struct{ project, permission string }
+
+// denials are all that must be denied: the use of keys in both their projects, and the reading of secrets.
+func denials() map[denial][]string {
+	both := "roles/cloudkms.cryptoKeyEncrypterDecrypter"
+	all := map[denial][]string{{"run", "secretmanager.googleapis.com/versions.access"}: {"roles/secretmanager.secretAccessor"}}
+	for _, project := range keyProjects {
+		all[denial{project, "cloudkms.googleapis.com/cryptoKeyVersions.useToDecrypt"}] = []string{"roles/cloudkms.cryptoKeyDecrypter", both}
+		all[denial{project, "cloudkms.googleapis.com/cryptoKeyVersions.useToEncrypt"}] = []string{"roles/cloudkms.cryptoKeyEncrypter", both}
+		all[denial{project, "cloudkms.googleapis.com/cryptoKeyVersions.useToSign"}] = []string{"roles/cloudkms.signer"}
 	}
+	return all
+}
+
+// excepted are those who are granted one of the roles on a key or a secret of a project, as deny policies name them.
+func (w *world) excepted(project string, roles []string) []string {
+	in := map[string]string{}
+	for _, r := range w.of("google_kms_crypto_key") {
+		in["key "+r.text("name")] = r.text("key_ring")
+	}
+	for _, r := range w.of("google_secret_manager_secret") {
+		in["secret "+r.text("secret_id")] = "projects/" + r.text("project") + "/"
+	}
+	all := map[string]bool{}
+	for _, g := range w.grants() {
+		if slices.Contains(roles, g.role) && strings.HasPrefix(in[g.on], "projects/example-sluis-"+project+"/") {
+			all["principal://iam.googleapis.com/projects/-/serviceAccounts/"+strings.TrimPrefix(g.member, "serviceAccount:")] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(all))
+}
+
+// denied wants the deny policies of each project to except just those who are granted the same thing there.
+func denied(w *world) []string {
+	want := denials()
 	var c complaints
 	for _, r := range w.of("google_iam_deny_policy") {
+		parent, err := url.QueryUnescape(r.text("parent"))
+		project, ok := strings.CutPrefix(parent, "cloudresourcemanager.googleapis.com/projects/example-sluis-")
+		if err != nil || !ok {
+			c.add("%s stands at %s", r.address, r.text("parent"))
+		}
 		rules, _ := r.at("rules").([]any)
 		for _, rule := range rules {
 			for _, permission := range texts(within(rule, "deny_rule", "denied_permissions")) {
-				want := map[string]bool{}
-				for _, g := range w.grants() {
-					if slices.Contains(uses[permission], g.role) {
-						want["principal://iam.googleapis.com/projects/-/serviceAccounts/"+strings.TrimPrefix(g.member, "serviceAccount:")] = true
-					}
-				}
-				if got := texts(within(rule, "deny_rule", "exception_principals")); !slices.Equal(got, slices.Sorted(maps.Keys(want))) {
-					c.add("%s excepts %v from %s, want %v", r.address, got, permission, slices.Sorted(maps.Keys(want)))
+				what := denial{project, permission}
+				if got, want := texts(within(rule, "deny_rule", "exception_principals")), w.excepted(project, want[what]); !slices.Equal(got, want) {
+					c.add("%s excepts %v from %s, want %v", r.address, got, permission, want)
 				}
 				if !slices.Equal(texts(within(rule, "deny_rule", "denied_principals")), []string{"principalSet://goog/public:all"}) {
 					c.add("%s denies %s to some only", r.address, permission)
 				}
-				delete(uses, permission)
+				delete(want, what)
 			}
 		}
 	}
-	for permission := range uses {
-		c.add("nobody is denied %s", permission)
+	for what := range want {
+		c.add("in %s nobody is denied %s", what.project, what.permission)
 	}
 	return c
 }

@@ -24,6 +24,7 @@ var mutations = []mutation{
 	// Planned again: Terraform itself must take the mistake, and only the check finds it.
 	{name: "a custodian's secrets for every function", check: "granted", file: "secrets.tf", old: "f.name if f.custodian == id]", text: "f.name]", says: "too much: secret comdirect--"},
 	{name: "seal may open the outer gate", check: "never both gates", file: "keys.tf", old: "if contains(f.open, key)]", text: "if contains(f.open, key) || (key == \"outer\" && f.name == \"seal\")]", says: "fn-seal"},
+	{name: "both gates in one project", check: "keys", file: "keys.tf", old: "rings = { inner = \"inner\",", text: "rings = { inner = \"keys\",", says: "google_kms_key_ring.ring[\"inner\"] is keys/inner"},
 	{name: "a key ring in us-central1", check: "region", file: "keys.tf", old: "location = var.region", text: "location = \"us-central1\"", says: "google_kms_key_ring"},
 	{name: "paths before methods", check: "routes", file: "front.tf", old: "%02d %s 0 %s", text: "%02d %s 2 %s", says: "DELETE /v1/connections/{connection}"},
 	{name: "every function behind the load balancer", check: "functions", file: "functions.tf", old: "each.value.public ? \"ALLOW_INTERNAL_AND_GCLB\" : \"ALLOW_INTERNAL_ONLY\"", text: "\"ALLOW_INTERNAL_AND_GCLB\"", says: "ALLOW_INTERNAL_AND_GCLB"},
@@ -42,9 +43,13 @@ var mutations = []mutation{
 	{name: "a bucket with a key of another project", check: "encrypted", bend: set("google_storage_bucket", "projects/p/locations/europe-west4/keyRings/stores/cryptoKeys/store-x", "encryption", "default_kms_key_name")},
 	{name: "keys of service accounts allowed", check: "policies", bend: policy("iam.disableServiceAccountKeyCreation", "FALSE")},
 	{name: "buckets may be public", check: "policies", bend: policy("storage.publicAccessPrevention", "FALSE")},
+	{name: "the inner project's resources anywhere", check: "policies", bend: drop("google_org_policy_policy", "name", "example-sluis-inner/policies/gcp.resourceLocations"), says: "example-sluis-inner"},
 	{name: "resources anywhere", check: "policies", bend: drop("google_org_policy_policy", "name", "gcp.resourceLocations")},
 	{name: "the inner key in software", check: "keys", bend: one("google_kms_crypto_key", "name", "inner", "SOFTWARE", "version_template", "protection_level")},
-	{name: "gate 1 and gate 2 in one ring", check: "keys", bend: one("google_kms_crypto_key", "name", "outer", "projects/example-sluis-keys/locations/europe-west4/keyRings/inner", "key_ring")},
+	{name: "gate 1 and gate 2 in one ring", check: "keys", bend: one("google_kms_crypto_key", "name", "outer", "projects/example-sluis-inner/locations/europe-west4/keyRings/inner", "key_ring")},
+	{name: "gate 1's key beside gate 2's", check: "keys", bend: one("google_kms_crypto_key", "name", "inner", "projects/example-sluis-keys/locations/europe-west4/keyRings/inner", "key_ring")},
+	{name: "another ring beside gate 1's", check: "keys", bend: add("google_kms_key_ring", map[string]any{"project": "example-sluis-inner", "name": "gates"})},
+	{name: "another key beside gate 1's", check: "keys", bend: add("google_kms_crypto_key", map[string]any{"key_ring": "projects/example-sluis-inner/locations/europe-west4/keyRings/inner", "name": "spare"})},
 	{name: "keys beside what they close", check: "keys", bend: set("google_kms_key_ring", "example-sluis-run", "project")},
 	{name: "a key that does not rotate", check: "keys", bend: one("google_kms_crypto_key", "name", "outer", nil, "rotation_period")},
 	{name: "no place for a custodian's secret", check: "secrets", bend: drop("google_secret_manager_secret", "secret_id", "client_id")},
@@ -69,6 +74,8 @@ var mutations = []mutation{
 	{name: "a way out past the network", check: "functions", bend: set("google_cloudfunctions2_function", "VPC_EGRESS_PRIVATE_RANGES_ONLY", "service_config", "direct_vpc_egress")},
 	{name: "an entry point that is not registered", check: "entry points", bend: one("google_cloudfunctions2_function", "name", "notify", "Notifier", "build_config", "entry_point")},
 	{name: "seal is told where the portfolio key is", check: "environment", bend: one("google_cloudfunctions2_function", "name", "seal", "k", "service_config", "environment_variables", "SLUIS_KEY_PORTFOLIO")},
+	{name: "seal looks for the inner key beside the outer one", check: "environment", bend: one("google_cloudfunctions2_function", "name", "seal", "projects/example-sluis-keys/locations/europe-west4/keyRings/inner/cryptoKeys/inner",
+		"service_config", "environment_variables", "SLUIS_KEY_INNER"), says: "seal: SLUIS_KEY_INNER"},
 	{name: "a setting that nobody reads", check: "environment", bend: one("google_cloudfunctions2_function", "name", "seal", "1", "service_config", "environment_variables", "SLUIS_DEBUG")},
 	{name: "anybody may call answer", check: "environment", bend: one("google_cloudfunctions2_function", "name", "answer-comdirect", "", "service_config", "environment_variables", "SLUIS_CALLERS")},
 	{name: "the world is open", check: "egress", bend: drop("google_compute_region_network_firewall_policy_rule", "rule_name", "rest")},
@@ -95,8 +102,15 @@ var mutations = []mutation{
 	{name: "anybody may call extract", check: "no public", bend: one("google_cloud_run_v2_service_iam_binding", "name", "extract-comdirect", []any{"allUsers"}, "members")},
 	{name: "sweep may not publish what is due", check: "granted", bend: one("google_pubsub_topic_iam_binding", "topic", "delivery-due", []any{member(account("fn-deliver"))}, "members")},
 	{name: "an administrator uses keys", check: "apart", bend: key("portfolio", "roles/cloudkms.cryptoKeyDecrypter", "group:sluis-keys@example.com")},
+	{name: "inner's administrators administer the outer gate's project too", check: "apart", bend: administer("keys", "group:sluis-inner@example.com"), says: "administers both gates"},
+	{name: "nobody administers the inner gate's key", check: "granted", bend: drop("google_project_iam_binding", "project", "example-sluis-inner"), says: "missing: project example-sluis-inner: roles/cloudkms.admin"},
+	{name: "the inner key's public half by a role of the other project", check: "granted", bend: key("inner", "projects/example-sluis-keys/roles/sluisPublicHalf", member(account("fn-seal"))), says: "too much: key inner"},
 	{name: "answer opens the outer gate", check: "never both gates", bend: key("outer", "roles/cloudkms.cryptoKeyDecrypter", member(account("fn-answer-comdirect")))},
 	{name: "all keys at once", check: "apart", bend: add("google_project_iam_member", map[string]any{"project": "example-sluis-keys", "role": "roles/cloudkms.cryptoKeyDecrypter", "member": member(account("fn-portfolio"))})},
+	{name: "the inner key for whoever is given its project", check: "apart", bend: add("google_project_iam_member", map[string]any{"project": "example-sluis-inner", "role": "roles/cloudkms.cryptoKeyDecrypter", "member": member(account("fn-extract-comdirect"))})},
+	{name: "owners may use the inner key", check: "denied", bend: drop("google_iam_deny_policy", "parent", "example-sluis-inner"), says: "in inner nobody is denied"},
+	{name: "an exception at gate 1 for who opens portfolios", check: "denied", bend: one("google_iam_deny_policy", "parent", "cloudresourcemanager.googleapis.com%2Fprojects%2Fexample-sluis-inner",
+		[]any{"principal://iam.googleapis.com/projects/-/serviceAccounts/" + account("fn-portfolio")}, "rules", "deny_rule", "exception_principals"), says: "keys[\"inner\"] excepts"},
 	{name: "an exception for an owner", check: "denied", bend: one("google_iam_deny_policy", "name", "sluis-secrets", []any{"principal://goog/subject/anna@example.com"}, "rules", "deny_rule", "exception_principals")},
 	{name: "owners may use keys", check: "denied", bend: drop("google_iam_deny_policy", "name", "sluis-keys")},
 }
@@ -147,6 +161,27 @@ func drop(kind, field, word string) func(*world) {
 func add(kind string, values map[string]any) func(*world) {
 	return func(w *world) {
 		w.resources = append(w.resources, resource{address: kind + ".planted", kind: kind, name: "planted", values: values})
+	}
+}
+
+// without leaves out one resource, by its address.
+func without(address string) func(*world) {
+	return func(w *world) {
+		before := len(w.resources)
+		if w.resources = slices.DeleteFunc(w.resources, func(r resource) bool { return r.address == address }); len(w.resources) != before-1 {
+			panic("there is no " + address)
+		}
+	}
+}
+
+// administer adds an administrator of a project's keys.
+func administer(project, who string) func(*world) {
+	return func(w *world) {
+		for _, r := range w.of("google_project_iam_binding", "key_administrators") {
+			if r.key == project {
+				r.values["members"] = append(r.values["members"].([]any), who)
+			}
+		}
 	}
 }
 

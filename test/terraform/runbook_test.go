@@ -1,11 +1,15 @@
 package main
 
 import (
+	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+
+	"sluis.internal/functions/sluis/home"
 )
 
 var (
@@ -42,6 +46,41 @@ func broken(dir, page string) (wrong []string) {
 		}
 	}
 	return wrong
+}
+
+// TestRunbookNamesKeys: what the runbook has a shell export are the keys, where Terraform makes them.
+func TestRunbookNamesKeys(t *testing.T) {
+	raw, err := os.ReadFile("../../terraform/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(raw), "\nThe commands below want these:\n\n```sh\n")
+	exports, _, _ := strings.Cut(after, "\n```\n")
+	cmd := exec.CommandContext(t.Context(), "sh", "-euc", exports+"\nenv")
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v: %s", err, exports)
+	}
+	got := map[string]string{}
+	for line := range strings.Lines(string(out)) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && strings.HasPrefix(name, "SLUIS_KEY_") {
+			got[name] = value
+		}
+	}
+	pipeline, err := home.ReadPipeline()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{}
+	for name, k := range pipeline.Keys {
+		if ring := ringOf(k.Use); ring != "" {
+			want["SLUIS_KEY_"+strings.ToUpper(name)] = ring + "/cryptoKeys/" + name
+		}
+	}
+	if len(want) < 7 || !maps.Equal(got, want) {
+		t.Errorf("the runbook exports %v, want %v", got, want)
+	}
 }
 
 // TestRunbook: every link of the runbook leads somewhere, and what does not is seen.

@@ -51,8 +51,10 @@ func TestMinimal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(string(out), `google_project.project["keys"] will be created`) {
-		t.Error("it creates no project for keys")
+	for _, project := range []string{"runtime", "inner", "keys", "audit"} {
+		if !strings.Contains(string(out), `google_project.project["`+project+`"] will be created`) {
+			t.Errorf("it creates no project %s", project)
+		}
 	}
 	if strings.Contains(string(out), "google_cloudfunctions2_function.function") {
 		t.Error("it makes functions before there are sources")

@@ -14,7 +14,7 @@ import (
 func init() {
 	maps.Copy(checks, map[string]func(*world) []string{
 		"data access": dataAccess, "audit kept": auditKept, "sinks": sinks, "alerts": alerts, "strangers": strangers, "counted": counted, "budgets": budgets,
-		"dashboard": dashboard, "builds": builds, "builders": builders,
+		"dashboard": dashboard, "builds": builds, "builders": builders, "alike": alike,
 	})
 	maps.Copy(everywhere, map[string]string{
 		"google_billing_budget":                  "billing is global",
@@ -33,6 +33,7 @@ func init() {
 
 const (
 	runProject   = "project example-sluis-run"
+	innerProject = "project example-sluis-inner"
 	keysProject  = "project example-sluis-keys"
 	auditProject = "project example-sluis-audit"
 	unknown      = "(known after apply)" // the writers of sinks, whom Google names
@@ -72,13 +73,15 @@ func buildGrants(w *world) []grant {
 		"plan": {
 			runProject: "artifactregistry.reader certificatemanager.viewer cloudfunctions.viewer cloudscheduler.viewer compute.viewer dns.reader iam.securityReviewer monitoring.viewer pubsub.viewer run.viewer " +
 				"serviceusage.serviceUsageViewer",
+			innerProject: "iam.securityReviewer monitoring.viewer serviceusage.serviceUsageViewer",
 			keysProject:  "iam.securityReviewer monitoring.viewer serviceusage.serviceUsageViewer",
 			auditProject: "cloudbuild.builds.viewer iam.securityReviewer logging.logWriter monitoring.viewer pubsub.viewer serviceusage.serviceUsageViewer",
 		},
 		"release": {
 			runProject: "artifactregistry.admin certificatemanager.owner cloudfunctions.admin cloudscheduler.admin compute.loadBalancerAdmin compute.networkAdmin compute.securityAdmin iam.roleAdmin " +
 				"iam.securityReviewer iam.serviceAccountAdmin logging.configWriter monitoring.editor pubsub.admin resourcemanager.projectIamAdmin run.admin serviceusage.serviceUsageAdmin",
-			keysProject: "iam.roleAdmin iam.securityReviewer logging.configWriter monitoring.editor resourcemanager.projectIamAdmin serviceusage.serviceUsageAdmin",
+			innerProject: "iam.roleAdmin iam.securityReviewer logging.configWriter monitoring.editor resourcemanager.projectIamAdmin serviceusage.serviceUsageAdmin",
+			keysProject:  "iam.roleAdmin iam.securityReviewer logging.configWriter monitoring.editor resourcemanager.projectIamAdmin serviceusage.serviceUsageAdmin",
 			auditProject: "cloudbuild.builds.editor iam.roleAdmin iam.securityReviewer iam.serviceAccountAdmin logging.configWriter logging.logWriter monitoring.editor pubsub.admin " +
 				"resourcemanager.projectIamAdmin serviceusage.serviceUsageAdmin",
 		},
@@ -100,7 +103,7 @@ func buildGrants(w *world) []grant {
 
 // dataAccess wants every read and write of keys, documents and secrets to be logged, whoever does it.
 func dataAccess(w *world) []string {
-	want := map[string]bool{"keys cloudkms": true, "run datastore": true, "run firestore": true, "run secretmanager": true, "run iamcredentials": true, "audit storage": true, "audit logging": true}
+	want := map[string]bool{"inner cloudkms": true, "keys cloudkms": true, "run datastore": true, "run firestore": true, "run secretmanager": true, "run iamcredentials": true, "audit storage": true, "audit logging": true}
 	var c complaints
 	for _, r := range w.of("google_project_iam_audit_config") {
 		var types []string
@@ -160,7 +163,7 @@ func auditKept(w *world) []string {
 func sinks(w *world) []string {
 	logs := "logging.googleapis.com/projects/example-sluis-audit/locations/europe-west4/buckets/sluis-"
 	want := map[string]bool{}
-	for _, project := range []string{"run", "keys", "audit"} {
+	for _, project := range projects {
 		for _, to := range []string{logs + "audit", "storage.googleapis.com/example-sluis-audit-archive", logs + "operations"} {
 			want["example-sluis-"+project+" "+to] = true
 		}
@@ -188,6 +191,12 @@ func sinks(w *world) []string {
 
 var anchor = regexp.MustCompile(`terraform/README\.md, #([a-z-]+)$`)
 
+// onLogs are the alerts on what audit logs say, by the projects whose logs each looks at: it stands in every one of them.
+var onLogs = map[string][]string{
+	"key-used-by-person": keyProjects, "key-used-by-stranger": keyProjects, "key-changed": keyProjects, "access-changed": projects, "watch-changed": projects,
+	"secret-read-by-stranger": {"run"}, "data-read-by-stranger": {"run"}, "function-impersonated": {"run"},
+}
+
 // alerts wants each with text that helps whoever it wakes, a place in the runbook, and somebody to tell.
 func alerts(w *world) []string {
 	raw, err := os.ReadFile("../../terraform/README.md")
@@ -195,9 +204,13 @@ func alerts(w *world) []string {
 		return []string{err.Error()}
 	}
 	want := map[string]bool{}
-	for name := range strings.FieldsSeq("key-used-by-person key-used-by-stranger secret-read-by-stranger data-read-by-stranger function-impersonated key-changed access-changed watch-changed dead-letters " +
-		"webhook-age consent-denials consent-expiry refresh-failures egress-refused kms-quota certificate-expiry clock-stopped errors front-down") {
-		want[name] = true
+	for name := range strings.FieldsSeq("dead-letters webhook-age consent-denials consent-expiry refresh-failures egress-refused kms-quota certificate-expiry clock-stopped errors front-down") {
+		want[name+" in audit"] = true
+	}
+	for name, where := range onLogs {
+		for _, project := range where {
+			want[name+" in "+project] = true
+		}
 	}
 	var c complaints
 	for _, r := range w.of("google_monitoring_alert_policy") {
@@ -216,7 +229,7 @@ func alerts(w *world) []string {
 		if r.text("severity") == "" {
 			c.add("%s has no severity", r.address)
 		}
-		delete(want, m[1])
+		delete(want, m[1]+" in "+strings.TrimPrefix(r.text("project"), "example-sluis-"))
 	}
 	for name := range want {
 		c.add("there is no alert %s", name)
@@ -231,16 +244,17 @@ func alerts(w *world) []string {
 
 var clause = regexp.MustCompile(`/cryptoKeys/([a-z-]+)\(/\|\$\)" AND NOT protoPayload\.authenticationInfo\.principalEmail=~"([^"]+)"`)
 
-// strangers wants the alert about keys to be silent for those who are granted the use of each, and for nobody else.
+// strangers wants the alert about keys to be silent for those who are granted the use of each, and for nobody else; in the project that
+// each lies in, as another's alerts do not see its log.
 func strangers(w *world) []string {
 	var c complaints
-	patterns := map[string]*regexp.Regexp{}
+	patterns := map[string]*regexp.Regexp{} // by project/key
 	for _, r := range w.of("google_monitoring_alert_policy", "logs") {
-		if r.key != "key-used-by-stranger/keys" {
+		if !strings.HasPrefix(r.key, "key-used-by-stranger/") {
 			continue
 		}
 		for _, m := range clause.FindAllStringSubmatch(r.text("conditions", "condition_matched_log", "filter"), -1) {
-			patterns[m[1]] = regexp.MustCompile(m[2])
+			patterns[r.text("project")+"/"+m[1]] = regexp.MustCompile(m[2])
 		}
 	}
 	users := map[string]map[string]bool{} // who may open or sign with a key
@@ -258,12 +272,13 @@ func strangers(w *world) []string {
 	}
 	for _, r := range w.of("google_kms_crypto_key") {
 		key := r.text("name")
-		if patterns[key] == nil {
+		pattern := patterns[strings.Split(r.text("key_ring"), "/")[1]+"/"+key]
+		if pattern == nil {
 			c.add("nobody watches %s", key)
 			continue
 		}
 		for who := range everybody {
-			if silent := patterns[key].MatchString(who); silent != users[key][who] {
+			if silent := pattern.MatchString(who); silent != users[key][who] {
 				c.add("%s uses %s: the alert is silent: %t", who, key, silent)
 			}
 		}
@@ -367,7 +382,7 @@ func dashboard(w *world) []string {
 
 // budgets wants one for each project, that tells somebody before the money is gone.
 func budgets(w *world) []string {
-	want := map[string]bool{"projects/111111111111": true, "projects/222222222222": true, "projects/333333333333": true}
+	want := map[string]bool{"projects/111111111111": true, "projects/222222222222": true, "projects/333333333333": true, "projects/444444444444": true}
 	var c complaints
 	for _, r := range w.of("google_billing_budget") {
 		rules, _ := r.at("threshold_rules").([]any)
@@ -383,6 +398,49 @@ func budgets(w *world) []string {
 		c.add("%s has no budget", p)
 	}
 	return c
+}
+
+// alike wants the project of gate 1's key to have what that of all other keys has: what is switched on, allowed, logged, counted and watched,
+// and what those who build may do. What differs has checks of its own: the keys, who uses and who administers them, and the money.
+func alike(w *world) []string {
+	differ := []string{"google_kms_key_ring", "google_kms_crypto_key", "google_kms_crypto_key_iam_policy", "google_iam_deny_policy", "google_billing_budget", "google_project_iam_binding"}
+	has := map[string]map[string]string{"inner": {}, "keys": {}} // by project and thing, the address
+	for _, r := range w.resources {
+		parts := strings.Split(r.key, "/")
+		for project, things := range has {
+			if i := slices.Index(parts, project); i >= 0 && !slices.Contains(differ, r.kind) {
+				parts[i] = "PROJECT"
+				things[r.kind+" "+strings.Join(parts, "/")+" "+unnamed(r, "example-sluis-"+project)] = r.address
+			}
+		}
+	}
+	var c complaints
+	for project, other := range map[string]string{"inner": "keys", "keys": "inner"} {
+		if len(has[project]) < 40 {
+			c.add("%d things in project %s: that cannot be all", len(has[project]), project)
+		}
+		for thing, address := range has[project] {
+			if has[other][thing] == "" {
+				c.add("project %s has nothing like %s", other, address)
+			}
+		}
+	}
+	return c
+}
+
+// unnamed are a resource's values without its project's name.
+func unnamed(r resource, project string) string {
+	values := maps.Clone(r.values)
+	for field, v := range values {
+		if s, ok := v.(string); ok {
+			values[field] = strings.ReplaceAll(s, project, "PROJECT")
+		}
+	}
+	raw, err := json.Marshal(values)
+	if err != nil {
+		return err.Error()
+	}
+	return string(raw)
 }
 
 // builds wants a release to wait for approval, and each trigger to have an identity of its own.
@@ -467,6 +525,7 @@ func allow(key, permission string) func(*world) {
 // watchMutations are mistakes in what watches and builds.
 var watchMutations = []mutation{
 	{name: "access to keys is not logged", check: "data access", bend: drop("google_project_iam_audit_config", "service", "cloudkms")},
+	{name: "access to the inner gate's key is not logged", check: "data access", bend: drop("google_project_iam_audit_config", "project", "example-sluis-inner"), says: "inner cloudkms"},
 	{name: "access to documents is not logged", check: "data access", bend: drop("google_project_iam_audit_config", "service", "firestore")},
 	{name: "reads of secrets are not logged", check: "data access", bend: func(w *world) {
 		for _, r := range w.of("google_project_iam_audit_config") {
@@ -482,6 +541,7 @@ var watchMutations = []mutation{
 	{name: "an archive whose retention can be lifted", check: "audit kept", bend: one("google_storage_bucket", "name", "example-sluis-audit-archive", false, "retention_policy", "is_locked")},
 	{name: "a sink that writes as everybody's account", check: "sinks", bend: set("google_logging_project_sink", false, "unique_writer_identity")},
 	{name: "the keys project sends no audit logs", check: "sinks", bend: drop("google_logging_project_sink", "project", "example-sluis-keys")},
+	{name: "the inner project sends no audit logs", check: "sinks", bend: drop("google_logging_project_sink", "project", "example-sluis-inner")},
 	{name: "a sink that leaves data access out", check: "sinks", bend: reword("google_logging_project_sink", "data_access", "system_event", "filter")},
 	{name: "other logs stay anywhere", check: "sinks", bend: reword("google_logging_project_sink", "_Default", "sluis-operations", "name")},
 	{name: "an alert without a word of what to do", check: "alerts", bend: set("google_monitoring_alert_policy", nil, "documentation")},
@@ -492,6 +552,15 @@ var watchMutations = []mutation{
 		}
 	}},
 	{name: "no alert on dead letters", check: "alerts", bend: drop("google_monitoring_alert_policy", "display_name", "Events were given up")},
+	{name: "no alert on changes of the inner gate's key", check: "alerts", bend: without(`google_monitoring_alert_policy.logs["key-changed/inner"]`), says: "key-changed in inner"},
+	{name: "rights in the inner project change unseen", check: "alerts", bend: without(`google_monitoring_alert_policy.logs["access-changed/inner"]`), says: "access-changed in inner"},
+	{name: "nobody looks at who opens the inner gate", check: "strangers", bend: drop("google_monitoring_alert_policy", "project", "example-sluis-inner"), says: "nobody watches inner"},
+	{name: "the inner gate's openers in the other project's alert only", check: "strangers", bend: one("google_monitoring_alert_policy", "project", "example-sluis-inner", "cryptoKeys/other", "conditions", "condition_matched_log", "filter"), says: "nobody watches inner"},
+	{name: "uses of the inner gate's key are not counted", check: "alike", bend: drop("google_logging_metric", "project", "example-sluis-inner"), says: "inner"},
+	{name: "the inner project's alerts tell nobody", check: "alike", bend: drop("google_monitoring_notification_channel", "project", "example-sluis-inner"), says: "inner"},
+	{name: "the inner project's metrics are looked at by nobody", check: "alike", bend: drop("google_monitoring_monitored_project", "name", "example-sluis-inner"), says: "inner"},
+	{name: "no Cloud KMS in the inner project", check: "alike", bend: without(`google_project_service.service["inner/cloudkms"]`), says: "inner"},
+	{name: "the inner project's resources may lie anywhere", check: "alike", bend: one("google_org_policy_policy", "name", "projects/example-sluis-inner/policies/gcp.resourceLocations", []any{"in:us-locations"}, "spec", "rules", "values", "allowed_values"), says: "inner"},
 	{name: "consent may open and no alert says so", check: "strangers", bend: reword("google_monitoring_alert_policy", "(nobody|", "(nobody|fn-consent@.*|", "conditions", "condition_matched_log", "filter")},
 	{name: "an alert at every reading", check: "strangers", bend: reword("google_monitoring_alert_policy", "fn-portfolio@", "fn-seal@", "conditions", "condition_matched_log", "filter")},
 	{name: "an alert on what nobody counts", check: "counted", file: "alerts.tf", old: `sluis.dead_letters`, text: `sluis.dead.letters`},
@@ -502,12 +571,15 @@ var watchMutations = []mutation{
 		}
 	}},
 	{name: "no budget for keys", check: "budgets", bend: drop("google_billing_budget", "display_name", "keys")},
+	{name: "no budget for the inner project", check: "budgets", bend: drop("google_billing_budget", "display_name", "inner")},
 	{name: "a budget that tells nobody before its end", check: "budgets", bend: set("google_billing_budget", nil, "threshold_rules")},
 	{name: "a release without approval", check: "builds", bend: set("google_cloudbuild_trigger", nil, "approval_config")},
 	{name: "a release from a commit's own steps", check: "builds", bend: set("google_cloudbuild_trigger", "release.yaml", "filename")},
 	{name: "who plans may change functions", check: "builders", file: "build.tf", old: "roles/cloudfunctions.viewer", text: "roles/cloudfunctions.developer"},
 	{name: "who plans may act as who releases", check: "granted", bend: add("google_service_account_iam_member", map[string]any{"service_account_id": "projects/p/serviceAccounts/sluis-release@example-sluis-audit.iam.gserviceaccount.com",
 		"role": "roles/iam.serviceAccountUser", "member": builder("plan")})},
+	{name: "who plans cannot look at the inner project", check: "granted", bend: drop("google_project_iam_member", "project", "example-sluis-inner"), says: "project example-sluis-inner: roles/iam.securityReviewer"},
+	{name: "who releases may use the inner gate's key", check: "builders", bend: allow("release/inner", "cloudkms.cryptoKeyVersions.useToDecrypt"), says: "release/inner"},
 	{name: "who releases may read secrets", check: "builders", bend: allow("release/runtime", "secretmanager.versions.access")},
 	{name: "who plans may replace zips", check: "builders", bend: allow("runtime", "storage.objects.delete")},
 }

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 
 	"sluis.internal/functions/sweep"
 	"sluis.internal/shared/backend/gcp"
@@ -28,15 +29,24 @@ type Version struct {
 	written string // what a document notes of it
 }
 
-// Versions lists all versions of the keys that rotate. It reads everything that a key closed, as the documents alone know
-// which version that was.
-func (b *Backend) Versions(ctx context.Context) ([]Version, error) {
-	all, numberIn, err := b.versions(ctx)
+// Versions lists all versions of the keys that are named, or of all that rotate. No other key is asked for: whoever administers
+// one gate's may not look at the other's. It reads everything that a key closed, as the documents alone know which version
+// that was.
+func (b *Backend) Versions(ctx context.Context, names ...string) ([]Version, error) {
+	keys, err := named(names)
+	if err != nil {
+		return nil, err
+	}
+	all, numberIn, err := b.versions(ctx, keys)
 	if err != nil {
 		return nil, err
 	}
 	needed := map[Version]int{}
-	count := func(key, written string) { needed[Version{Key: key, written: written}]++ }
+	count := func(key, written string) {
+		if slices.Contains(keys, key) {
+			needed[Version{Key: key, written: written}]++
+		}
+	}
 	symmetric := func(key string, sealed []byte) {
 		if len(sealed) > 0 {
 			count(key, strconv.Itoa(numberIn(key, sealed)))
@@ -62,6 +72,19 @@ func (b *Backend) Versions(ctx context.Context) ([]Version, error) {
 	return all, nil
 }
 
+// named are those of the rotating keys that have one of the names; all if none is given.
+func named(names []string) ([]string, error) {
+	for _, name := range names {
+		if !slices.Contains(rotating, name) {
+			return nil, fmt.Errorf("listing versions of %s: no such key rotates; want %s", name, strings.Join(rotating, ", "))
+		}
+	}
+	if len(names) == 0 {
+		return rotating, nil
+	}
+	return slices.DeleteFunc(slices.Clone(rotating), func(key string) bool { return !slices.Contains(names, key) }), nil
+}
+
 // each reads all documents of an index.
 func each[T any, P interface {
 	*T
@@ -83,11 +106,11 @@ func each[T any, P interface {
 }
 
 // versions asks the keys' keeper, and tells also how to see which version closed something.
-func (b *Backend) versions(ctx context.Context) (all []Version, numberIn func(key string, sealed []byte) int, err error) {
+func (b *Backend) versions(ctx context.Context, keys []string) (all []Version, numberIn func(key string, sealed []byte) int, err error) {
 	if b.cloud == nil {
-		return b.localVersions()
+		return b.localVersions(keys)
 	}
-	for _, key := range rotating {
+	for _, key := range keys {
 		kept, err := gcp.Versions(ctx, b.cloud.KMS, key)
 		if err != nil {
 			return nil, nil, err
@@ -103,7 +126,7 @@ func (b *Backend) versions(ctx context.Context) (all []Version, numberIn func(ke
 	return all, func(_ string, sealed []byte) int { return gcp.VersionOf(sealed) }, nil
 }
 
-func (b *Backend) localVersions() (all []Version, numberIn func(string, []byte) int, err error) {
+func (b *Backend) localVersions(keys []string) (all []Version, numberIn func(string, []byte) int, err error) {
 	local, err := envelope.LocalKeys(KeysIn(b.data))
 	if err != nil {
 		return nil, nil, err
@@ -122,7 +145,7 @@ func (b *Backend) localVersions() (all []Version, numberIn func(string, []byte) 
 			numbers[string(name)][n] = strconv.Itoa(n)
 		}
 	}
-	for _, key := range rotating {
+	for _, key := range keys {
 		order := slices.Sorted(maps.Keys(numbers[key]))
 		for i, n := range order {
 			all = append(all, Version{Key: key, Number: n, State: "ENABLED", Closes: i == len(order)-1, written: numbers[key][n]})
@@ -133,7 +156,7 @@ func (b *Backend) localVersions() (all []Version, numberIn func(string, []byte) 
 
 // Disable puts a version of a key out of use, unless it closes or anything that is kept needs it.
 func (b *Backend) Disable(ctx context.Context, key string, number int) error {
-	all, err := b.Versions(ctx)
+	all, err := b.Versions(ctx, key)
 	if err != nil {
 		return err
 	}

@@ -1,4 +1,4 @@
-# The least that one can say: three new projects in a folder, two hosts, and everything else as it is by default. The first apply makes
+# The least that one can say: four new projects in a folder, two hosts, and everything else as it is by default. The first apply makes
 # all but the functions; the second is told their sources.
 
 terraform {
@@ -27,6 +27,7 @@ module "sluis" {
   billing_account = "012345-6789AB-CDEF01"
   projects = {
     runtime = { id = "example-sluis-run" }
+    inner   = { id = "example-sluis-inner" }
     keys    = { id = "example-sluis-keys" }
     audit   = { id = "example-sluis-audit" }
   }

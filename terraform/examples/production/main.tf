@@ -35,6 +35,7 @@ module "sluis" {
 
   projects = {
     runtime = { id = "example-sluis-run", number = "111111111111" }
+    inner   = { id = "example-sluis-inner", number = "444444444444" }
     keys    = { id = "example-sluis-keys", number = "222222222222" }
     audit   = { id = "example-sluis-audit", number = "333333333333" }
   }
@@ -43,12 +44,12 @@ module "sluis" {
   sources            = var.sources
   client_authorities = var.client_authorities
 
-  key_administrators = ["group:sluis-keys@example.com"]
+  key_administrators = { inner = ["group:sluis-inner@example.com"], keys = ["group:sluis-keys@example.com"] } # nobody is in both groups
   secret_keepers     = ["group:sluis-secrets@example.com"]
 
   billing_account = "012345-6789AB-CDEF01"
   alert_emails    = ["sluis-watch@example.com"]
-  budgets         = { runtime = 5000, keys = 500, audit = 1000 }
+  budgets         = { runtime = 5000, inner = 500, keys = 500, audit = 1000 }
   build = {
     repository = "projects/example-sluis-audit/locations/europe-west4/connections/git/repositories/sluis"
     state      = "example-sluis-state"
