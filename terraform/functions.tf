@@ -23,6 +23,7 @@ locals {
       GOOGLE_CLOUD_PROJECT = local.projects.runtime
       SLUIS_REGION         = var.region
       SLUIS_DATABASE       = google_firestore_database.documents.name
+      SLUIS_LOG_LEVEL      = var.log_level
 
       OTEL_EXPORTER_OTLP_ENDPOINT = "https://telemetry.googleapis.com"
       OTEL_TRACES_SAMPLER         = "parentbased_traceidratio"

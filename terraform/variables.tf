@@ -193,6 +193,17 @@ variable "refresh_interval" {
   }
 }
 
+variable "log_level" {
+  description = "What functions log: debug, info, warn or error. No line holds a secret or personal data at any level; debug has a line for each request."
+  type        = string
+  default     = "info"
+
+  validation {
+    condition     = contains(["debug", "info", "warn", "error"], var.log_level)
+    error_message = "A log level is debug, info, warn or error."
+  }
+}
+
 variable "rate_limits" {
   description = "Requests a minute from one address: beyond that they are refused with 429, and after ten minutes' worth in a minute the address is kept out for ten minutes."
   type        = object({ api = number, pages = number })

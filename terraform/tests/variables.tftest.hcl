@@ -53,6 +53,8 @@ run "mistakes_first" {
     webhooks_allow = ["10.0.0.7"]
     # an interval in words
     refresh_interval = "often"
+    # a level that is none
+    log_level = "loud"
     # more traces than acts
     traces = 2
     # limits that stop everybody
@@ -71,7 +73,7 @@ run "mistakes_first" {
     labels = { Team = "x" }
   }
 
-  expect_failures = [var.projects, var.region, var.domains, var.sources, var.runtime, var.functions, var.network_range, var.egress_addresses, var.webhooks_allow, var.refresh_interval, var.traces, var.rate_limits, var.client_authorities, var.key_administrators, var.secret_keepers, var.key_rotation_days, var.key_destroy_days, var.labels]
+  expect_failures = [var.projects, var.region, var.domains, var.sources, var.runtime, var.functions, var.network_range, var.egress_addresses, var.webhooks_allow, var.refresh_interval, var.log_level, var.traces, var.rate_limits, var.client_authorities, var.key_administrators, var.secret_keepers, var.key_rotation_days, var.key_destroy_days, var.labels]
 }
 
 run "mistakes_second" {

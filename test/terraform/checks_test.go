@@ -735,7 +735,7 @@ func environment(w *world) []string {
 
 // wanted is a function's environment by pipeline.json.
 func (w *world) wanted(name string, f function) map[string]string {
-	env := map[string]string{"GOOGLE_CLOUD_PROJECT": "example-sluis-run", "SLUIS_REGION": region, "SLUIS_DATABASE": "sluis",
+	env := map[string]string{"GOOGLE_CLOUD_PROJECT": "example-sluis-run", "SLUIS_REGION": region, "SLUIS_DATABASE": "sluis", "SLUIS_LOG_LEVEL": "info",
 		"OTEL_EXPORTER_OTLP_ENDPOINT": "https://telemetry.googleapis.com", "OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.1"}
 	var held []string
 	for _, key := range slices.Concat(f.Close, f.Open, f.Shows, f.Holds) {

@@ -32,6 +32,7 @@ import (
 //	GOOGLE_CLOUD_PROJECT   the runtime project: Firestore, Pub/Sub and Secret Manager
 //	SLUIS_REGION           where the data stays, such as europe-west4
 //	SLUIS_DATABASE         Firestore's database; empty means "(default)"
+//	SLUIS_LOG_LEVEL        debug, info, warn or error; empty means info
 //	SLUIS_CUSTODIAN        of extract and answer: which one; SLUIS_CUSTODIANS, with commas: all that have functions
 //	SLUIS_ANSWER_URL       where answer is called, with {custodian} in place of its name
 //	SLUIS_PAGES_URL        where investors come
