@@ -485,7 +485,7 @@ func TestPartsLetGoByALivingVersion(t *testing.T) {
 	}
 }
 
-// TestPartsOfNoVersion: what a reading that broke off has stored goes before the next reading.
+// TestPartsOfNoVersion: what a reading that broke off has stored goes before the next one that is due.
 func TestPartsOfNoVersion(t *testing.T) {
 	h := build(t)
 	_, conn := h.connect()
@@ -502,6 +502,15 @@ func TestPartsOfNoVersion(t *testing.T) {
 	}
 	if err := h.store.Get(t.Context(), conn); err != nil || conn.Staged {
 		t.Errorf("it would be looked at again: %v", err)
+	}
+
+	_, asked := h.connect() // and of one that is read when its client asks only, with the next version that ends
+	asked.NextRefreshAt, asked.Staged = domain.Time{}, true
+	h.version(asked, h.env.Now(), []string{"c"}, nil)
+	h.version(asked, domain.Time{}, []string{"d"}, nil)
+	h.put(&domain.Part{ID: "loose", ClientID: asked.ClientID, ConsentID: asked.ConsentID, ConnectionID: asked.ID})
+	if r := h.sweep(); fmt.Sprint(h.parts(asked)) != "[d]" || r.Deleted["part"] != 2 {
+		t.Errorf("left are %v, the report is %+v", h.parts(asked), r)
 	}
 }
 

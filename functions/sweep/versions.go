@@ -67,6 +67,9 @@ func (s *Service) retireOf(ctx context.Context, id domain.ConnectionID, due []*d
 			spared[part] = true
 		}
 	}
+	if conn.Staged {
+		return s.gather(ctx, conn, r)
+	}
 	return nil
 }
 
