@@ -514,6 +514,59 @@ func TestPartsOfNoVersion(t *testing.T) {
 	}
 }
 
+// dying is a store whose commit of a number, counted from 1, fails, though it may have taken effect, and all after it.
+type dying struct {
+	domain.Store
+	at, commits int
+	applied     bool
+}
+
+func (d *dying) Commit(ctx context.Context, fn func(domain.Tx) error) error {
+	d.commits++
+	if d.commits < d.at || d.commits == d.at && d.applied {
+		if err := d.Store.Commit(ctx, fn); err != nil || d.commits < d.at {
+			return err
+		}
+	}
+	return errors.New("the process died")
+}
+
+// TestSweepThatDies: a sweep that breaks off at any commit is carried on by the next, which leaves what the first would have.
+func TestSweepThatDies(t *testing.T) {
+	for _, applied := range []bool{false, true} {
+		for at := 1; ; at++ {
+			h := build(t)
+			_, conn := h.connect()
+			conn.NextRefreshAt, conn.Staged = domain.Time{}, true
+			ended := h.version(conn, h.env.Now(), []string{"a"}, []string{"b"})
+			trimmed := h.version(conn, h.env.Now().Add(time.Hour), nil, []string{"b"})
+			trimmed.LetGo, trimmed.SweepAt = []string{"c"}, h.env.Now()
+			h.version(conn, domain.Time{}, []string{"d"}, nil)
+			for _, id := range []string{"c", "loose"} {
+				h.put(&domain.Part{ID: id, ClientID: conn.ClientID, ConsentID: conn.ConsentID, ConnectionID: conn.ID})
+			}
+			h.put(trimmed)
+			d := &dying{Store: h.store, at: at, applied: applied}
+			h.service.Store = d
+			_, err := h.service.Sweep(t.Context())
+			h.service.Store = h.store
+			h.sweep()
+			if err := h.store.Get(t.Context(), trimmed); err != nil || len(trimmed.LetGo) > 0 {
+				t.Errorf("died at commit %d, %v: %v, the version that lives on lets go %v", at, applied, err, trimmed.LetGo)
+			}
+			if err := h.store.Get(t.Context(), conn); err != nil || conn.Staged || !h.gone(ended) || fmt.Sprint(h.parts(conn)) != "[b d]" {
+				t.Errorf("died at commit %d, %v: %v, left are %v", at, applied, err, h.parts(conn))
+			}
+			if err == nil {
+				if at < 6 {
+					t.Errorf("a sweep has %d commits", at-1)
+				}
+				break
+			}
+		}
+	}
+}
+
 // broken is a store whose listings of one index fail.
 type broken struct {
 	domain.Store

@@ -42,6 +42,11 @@ func (s *Service) retireOf(ctx context.Context, id domain.ConnectionID, due []*d
 	if err := s.Store.Get(ctx, conn); err != nil {
 		return err
 	}
+	if conn.Staged { // first, as these versions are what has it looked at
+		if err := s.gather(ctx, conn, r); err != nil {
+			return err
+		}
+	}
 	versions, err := s.versions(ctx, id)
 	if err != nil {
 		return err
@@ -66,9 +71,6 @@ func (s *Service) retireOf(ctx context.Context, id domain.ConnectionID, due []*d
 		for _, part := range loose {
 			spared[part] = true
 		}
-	}
-	if conn.Staged {
-		return s.gather(ctx, conn, r)
 	}
 	return nil
 }

@@ -627,7 +627,29 @@ func (w *world) sound() {
 		}
 	}
 	w.complete()
+	w.parts()
 	w.bank.sound()
+}
+
+// parts checks that sweep will find each part that no version needs: one let it go, or the connection says that there may be some.
+func (w *world) parts() {
+	w.t.Helper()
+	known := map[string]bool{}
+	for _, v := range w.versions() {
+		for _, status := range v.Products {
+			for _, part := range status.Parts {
+				known[part] = true
+			}
+		}
+		for _, part := range v.LetGo {
+			known[part] = true
+		}
+	}
+	for _, part := range listOf[domain.Part](w, "parts_by_connection") {
+		if !known[part.ID] && !w.connection().Staged {
+			w.t.Errorf("nobody knows of %s of %s", part.ID, part.Product)
+		}
+	}
 }
 
 // told checks that the log tells the end of each session once, and as what it was.

@@ -25,7 +25,7 @@ import (
 const versionTime = 2 * time.Minute
 
 // Rotate makes a new version of a key, and says which. It closes from now on: of a symmetric key it becomes the primary
-// one; of an RSA key, functions take the newest that is enabled, within keyLife.
+// one; of an asymmetric key, functions take the newest that is enabled, within keyLife.
 func Rotate(ctx context.Context, k *KMS, name string) (version string, err error) {
 	resource, err := k.resource(name)
 	if err != nil {
