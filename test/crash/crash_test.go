@@ -161,8 +161,9 @@ type lane struct {
 	up     chan struct{} // closed while the house serves
 	misses error         // the house did not come back
 
-	outages int // power failures that took something from the disk
-	orphans int // sessions at the bank that nobody can close: see bankSessions
+	settles bool // it has a disk of its own
+	outages int  // power failures that took something from the disk
+	orphans int  // sessions at the bank that nobody can close: see bankSessions
 }
 
 // keysFor makes local keys once for all lanes: an RSA key takes its time.
@@ -181,6 +182,9 @@ func open(t *testing.T, keys string, env []string) *lane {
 	options := house.Options{Keys: keys, Sweep: 2 * time.Second, Env: env}
 	options.BankOptions = bank.Options{Slow: 150 * time.Millisecond, ChallengeLife: time.Hour, PushLife: time.Hour}
 	l.house = house.Open(t, options)
+	if l.settles = slices.Contains(env, diskVariable+"=1"); l.settles {
+		must(t, l.house.Tell("settle")) // its client was added beside it
+	}
 	l.house.Inbox.AnyTime()
 	l.wire = &wire{trap: l.trap}
 	l.house.Transport = l.wire
@@ -269,7 +273,7 @@ func (l *lane) play(r *run) {
 // explain tells what is known of a run that came to no good end.
 func (l *lane) explain(ctx context.Context, r *run) {
 	b := l.store(ctx)
-	defer func() { must(l.t, b.Close()) }()
+	defer l.leave(b)
 	pending, err := b.Pending(ctx)
 	letters, failed := b.DeadLetters(ctx, 10)
 	l.t.Logf("run %d: pending %v, dead letters %v, %v", r.number, pending, letters, errors.Join(err, failed))
@@ -287,7 +291,7 @@ func (l *lane) explain(ctx context.Context, r *run) {
 // judge waits until nothing is left to be done, and compares the books.
 func (l *lane) judge(ctx context.Context, r *run, walkers []*Walker, since time.Time) {
 	b := l.store(ctx)
-	defer func() { must(l.t, b.Close()) }()
+	defer l.leave(b)
 	if err := l.drain(ctx, b); err != nil {
 		l.t.Errorf("run %d: %v", r.number, err)
 		return
@@ -332,6 +336,14 @@ func (l *lane) store(ctx context.Context) *home.Backend {
 	b, err := home.OpenBackend(ctx, set)
 	must(l.t, err)
 	return b
+}
+
+// leave closes the data, which syncs it, and says so to the disk of a house that has one of its own.
+func (l *lane) leave(b *home.Backend) {
+	must(l.t, b.Close())
+	if l.settles {
+		_ = l.house.Tell("settle") // a house that is dead holds nothing for loose
+	}
 }
 
 func must(t testing.TB, err error) {

@@ -135,6 +135,10 @@ func install(s *home.Settings) {
 		f.how = strings.ReplaceAll(how, "-", " ")
 		return nil
 	}
+	house.Commands["settle"] = func(string) error {
+		d.Settle()
+		return nil
+	}
 	house.Commands["power"] = func(n string) error {
 		left, err := strconv.Atoi(n)
 		f.mu.Lock()

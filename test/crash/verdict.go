@@ -161,7 +161,7 @@ func deliveries(b *books) (wrong []string) {
 			noted += len(d.Attempts)
 		}
 		if arrivals[string(id)] < noted {
-			wrong = append(wrong, fmt.Sprintf("%s arrived %d times, %d are noted", id, arrivals[string(id)], noted))
+			wrong = append(wrong, fmt.Sprintf("%s arrived %d times, %d are noted: %+v", id, arrivals[string(id)], noted, made[0].Attempts))
 		}
 		cut = max(cut, arrivals[string(id)]-noted)
 	}

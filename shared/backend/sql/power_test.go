@@ -8,82 +8,106 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"sluis.internal/shared/backend/sql"
 	"sluis.internal/shared/backend/sql/disk"
 	"sluis.internal/shared/domain"
 )
 
 // outage is the disk as a power failure left it, and what had been promised until then.
 type outage struct {
-	dir       string
-	at        string
-	committed int64 // commits that had returned
-	begun     int64 // commits that may have happened
-	handled   [lifetime]bool
+	dir, at string
+	commits [lifetime]fate
 }
+
+// fate is what became of one commit and of its event.
+type fate struct{ begun, returned, handled bool }
 
 const (
 	lifetime = 24 // commits
 	outages  = 120
 )
 
+// life is a database's on a disk that fails.
+type life struct {
+	failing bool // so that a commit may fail
+	mu      sync.Mutex
+	commits [lifetime]fate
+}
+
+func (l *life) note(i int, change func(*fate)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	change(&l.commits[i])
+}
+
 // TestPowerFailures lets the power fail at writes, syncs and truncations all through a database's life: while its tables
 // and indexes are made, at commits, while events are claimed and settled, at deletions, checkpoints and the closing.
 // Whatever of the unsynced survived, the database opens, is whole, has every commit that had returned with its document,
-// its entry and its event, and of the others all or nothing.
+// its entry and its event, and of the others all or nothing. In a second life the disk also breaks and fills up.
 func TestPowerFailures(t *testing.T) {
-	seed := uint64(1)
-	random := rand.New(rand.NewPCG(seed, 7))
-	t.Logf("seed %d", seed)
-	var all []outage
-	now, dir, ops := &outage{}, t.TempDir(), 0
-	var committed, begun atomic.Int64
-	var handled [lifetime]atomic.Bool
-	d, err := disk.New("power", nil)
-	if err != nil {
-		t.Fatal(err)
+	for name, failing := range map[string]bool{"power": false, "power-and-disk": true} {
+		t.Run(name, func(t *testing.T) {
+			seed := uint64(1)
+			random := rand.New(rand.NewPCG(seed, 7))
+			t.Logf("seed %d", seed)
+			d, err := disk.New(name, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// The first life counts the requests, so that the outages of the second are spread over them.
+			dir, ops := t.TempDir(), 0
+			d.Ask(func(disk.Op) error { ops++; return nil })
+			new(life).live(t, name, filepath.Join(dir, "first.db"))
+			each := max(1, ops/outages)
+			var all []outage
+			l, trouble := &life{failing: failing}, 0
+			ops = 0
+			d.Ask(func(op disk.Op) error {
+				if ops++; random.IntN(each) == 0 {
+					l.mu.Lock()
+					o := outage{dir: filepath.Join(dir, fmt.Sprint(len(all))), at: fmt.Sprintf("%s %d of %s", op.Kind, ops, filepath.Base(op.File)), commits: l.commits}
+					l.mu.Unlock()
+					all = append(all, o)
+					return d.PowerFails(o.dir, random)
+				}
+				if trouble--; failing && trouble < -10*each && l.opened() && random.IntN(2*each) == 0 {
+					trouble = 1 + random.IntN(20)
+				}
+				if trouble > 0 {
+					return []error{disk.ErrBroken, disk.ErrFull}[trouble%2]
+				}
+				return nil
+			})
+			l.live(t, name, filepath.Join(dir, "sluis.db"))
+			d.Ask(nil)
+			if len(all) < outages/6 {
+				t.Fatalf("only %d outages", len(all))
+			}
+			for _, o := range all {
+				survived(t, o)
+			}
+		})
 	}
-	// The first life counts the requests, so that the outages of the second are spread over them.
-	var each int
-	watch := func(op disk.Op) error {
-		if ops++; each == 0 || random.IntN(each) > 0 {
-			return nil
-		}
-		now = &outage{dir: filepath.Join(dir, fmt.Sprint(len(all))), at: fmt.Sprintf("%s %d of %s", op.Kind, ops, filepath.Base(op.File)),
-			committed: committed.Load(), begun: begun.Load()}
-		for i := range handled {
-			now.handled[i] = handled[i].Load()
-		}
-		all = append(all, *now)
-		return d.PowerFails(now.dir, random)
-	}
-	d.Ask(watch)
-	live(t, filepath.Join(dir, "first.db"), &committed, &begun, &handled)
-	each, ops = max(1, ops/outages), 0
-	committed.Store(0)
-	begun.Store(0)
-	for i := range handled {
-		handled[i].Store(false)
-	}
-	live(t, filepath.Join(dir, "sluis.db"), &committed, &begun, &handled)
-	d.Ask(nil)
-	if len(all) < outages/3 {
-		t.Fatalf("only %d outages", len(all))
-	}
-	for _, o := range all {
-		survived(t, o)
-	}
+}
+
+// opened says whether the first commit has begun: a database that cannot be opened has no life.
+func (l *life) opened() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.commits[0].begun
 }
 
 // live is the life of a database on the failing disk: commits, each with an event that is handled beside them, deletions
 // and checkpoints.
-func live(t *testing.T, path string, committed, begun *atomic.Int64, handled *[lifetime]atomic.Bool) {
+func (l *life) live(t *testing.T, disk, path string) {
 	t.Helper()
 	o := notes
-	o.Disk, o.Poll = "power", time.Millisecond
+	o.Disk, o.Poll = disk, time.Millisecond
 	b := openFile(t, path, o)
 	ctx, stop := context.WithCancel(t.Context())
 	ran := make(chan error, 1)
@@ -91,28 +115,15 @@ func live(t *testing.T, path string, committed, begun *atomic.Int64, handled *[l
 		ran <- b.Run(ctx, map[domain.Topic]domain.Handler{"told": func(_ context.Context, e domain.Event) error {
 			var i int
 			_, err := fmt.Sscanf(e.Subject, "n%d", &i)
-			handled[i].Store(true)
+			l.note(i, func(f *fate) { f.handled = true })
 			return err
 		}})
 	}()
 	random := rand.New(rand.NewPCG(1, 1))
 	for i := range lifetime {
-		begun.Store(int64(i + 1))
-		name := fmt.Sprintf("n%d", i)
-		text := strings.Repeat("x", random.IntN(20_000))
-		commit(t, b, func(tx domain.Tx) error {
-			err := errors.Join(tx.Put(&note{ID: name, Tag: "a", N: i, Text: text}), tx.Put(&note{ID: "last", Tag: "b", N: i}),
-				tx.Emit(domain.Event{Topic: "told", Subject: name}), record(tx, name))
-			if i%5 == 4 {
-				err = errors.Join(err, tx.Delete(&note{ID: fmt.Sprintf("n%d", i-4)}))
-			}
-			return err
-		})
-		committed.Store(int64(i + 1))
+		l.write(t, b, i, strings.Repeat("x", random.IntN(20_000)))
 		if i%7 == 6 {
-			if err := b.Checkpoint(t.Context()); err != nil && domain.KindOf(err) != domain.Unavailable {
-				t.Fatal(err)
-			}
+			_ = b.Checkpoint(t.Context()) // it may fail, and must do no harm
 		}
 	}
 	stop()
@@ -124,7 +135,26 @@ func live(t *testing.T, path string, committed, begun *atomic.Int64, handled *[l
 	}
 }
 
-// survived opens what an outage left, on a disk that works.
+// write commits the i-th note.
+func (l *life) write(t *testing.T, b *sql.Backend, i int, text string) {
+	t.Helper()
+	l.note(i, func(f *fate) { f.begun = true })
+	name := fmt.Sprintf("n%d", i)
+	err := b.Commit(t.Context(), func(tx domain.Tx) error {
+		err := errors.Join(tx.Put(&note{ID: name, Tag: "a", N: i, Text: text}), tx.Put(&note{ID: "last", Tag: "b", N: i}),
+			tx.Emit(domain.Event{Topic: "told", Subject: name}), record(tx, name))
+		if i%5 == 4 {
+			err = errors.Join(err, tx.Delete(&note{ID: fmt.Sprintf("n%d", i-4)}))
+		}
+		return err
+	})
+	if err != nil && !l.failing {
+		t.Fatal(err)
+	}
+	l.note(i, func(f *fate) { f.returned = err == nil })
+}
+
+// survived opens what an outage left, on a disk that works. A commit happened if its entry is there.
 func survived(t *testing.T, o outage) {
 	t.Helper()
 	path := filepath.Join(o.dir, "sluis.db")
@@ -139,34 +169,40 @@ func survived(t *testing.T, o outage) {
 	if err := raw.QueryRow("PRAGMA integrity_check").Scan(&sound); err != nil || sound != "ok" {
 		t.Fatalf("%s: %s, %v", o.at, sound, err)
 	}
+	count := func(query, name string) (n int) {
+		if err := raw.QueryRow(query, name).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	var happened [lifetime]bool
+	newest := -1
+	for i, f := range o.commits {
+		name := fmt.Sprintf("n%d", i)
+		entries := count("SELECT count(*) FROM doc_audit_entry WHERE json_extract(body, '$.subject') = ?", name)
+		if happened[i] = entries == 1; happened[i] {
+			newest = i
+		}
+		if entries > 1 || happened[i] && !f.begun || !happened[i] && f.returned {
+			t.Errorf("%s: %d entries of %s, which %+v", o.at, entries, name, f)
+		}
+		events := count("SELECT count(*) FROM outbox WHERE subject = ?", name)
+		if events > 1 || events == 1 && !happened[i] || events == 0 && happened[i] && !f.handled {
+			t.Errorf("%s: %d events of %s, which happened %t, %+v", o.at, events, name, happened[i], f)
+		}
+	}
+	for i := range lifetime {
+		want := happened[i] && !(i%5 == 0 && i+4 < lifetime && happened[i+4])
+		if found := b.Get(t.Context(), &note{ID: fmt.Sprintf("n%d", i)}) == nil; found != want {
+			t.Errorf("%s: document n%d is there: %t, want %t", o.at, i, found, want)
+		}
+	}
 	last := &note{ID: "last", N: -1}
 	if err := b.Get(t.Context(), last); err != nil && domain.KindOf(err) != domain.NotFound {
 		t.Fatal(err)
 	}
-	if n := int64(last.N + 1); n < o.committed || n > o.begun {
-		t.Errorf("%s: %d commits are there, %d had returned and %d begun", o.at, n, o.committed, o.begun)
-	}
-	for i := range lifetime {
-		name := fmt.Sprintf("n%d", i)
-		there := i <= last.N
-		erased := i%5 == 0 && i+4 <= last.N
-		if found := b.Get(t.Context(), &note{ID: name}) == nil; found != (there && !erased) {
-			t.Errorf("%s: of %d commits, document %s is there: %t", o.at, last.N+1, name, found)
-		}
-		var entries, events int
-		count := func(n *int, query string) {
-			if err := raw.QueryRow(query, name).Scan(n); err != nil {
-				t.Fatal(err)
-			}
-		}
-		count(&entries, "SELECT count(*) FROM doc_audit_entry WHERE json_extract(body, '$.subject') = ?")
-		count(&events, "SELECT count(*) FROM outbox WHERE subject = ?")
-		if entries == 1 != there || entries > 1 {
-			t.Errorf("%s: of %d commits, %d entries of %s", o.at, last.N+1, entries, name)
-		}
-		if events > 1 || events == 1 && !there || events == 0 && there && !o.handled[i] {
-			t.Errorf("%s: of %d commits, %d events of %s, handled %t", o.at, last.N+1, events, name, o.handled[i])
-		}
+	if last.N != newest {
+		t.Errorf("%s: the last commit is %d and %d is there", o.at, newest, last.N)
 	}
 }
 
@@ -210,5 +246,59 @@ func TestDiskThatFails(t *testing.T) {
 				kept = last.N
 			}
 		})
+	}
+}
+
+// TestSettled: what another process has synced outlasts a power failure, though the disk had it for loose.
+func TestSettled(t *testing.T) {
+	dir, full, dark := t.TempDir(), false, false
+	path, random := filepath.Join(dir, "sluis.db"), rand.New(rand.NewPCG(1, 7))
+	var l life
+	var all []outage
+	var d *disk.Disk
+	d, err := disk.New("settled", func(op disk.Op) error {
+		switch {
+		case full && op.Kind == disk.Sync && op.File == path:
+			return disk.ErrFull
+		case !dark:
+			return nil
+		}
+		dark = false
+		for i := range 20 {
+			o := outage{dir: filepath.Join(dir, fmt.Sprint(i)), at: fmt.Sprintf("outage %d", i), commits: l.commits}
+			all = append(all, o)
+			if err := d.PowerFails(o.dir, random); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := notes
+	o.Disk = "settled"
+	b := openFile(t, path, o)
+	defer b.Close()
+	l.write(t, b, 0, "")
+	full = true
+	if err := b.Checkpoint(t.Context()); err == nil {
+		t.Fatal("the file was synced")
+	}
+	full = false
+	other := openFile(t, path, notes)
+	l.write(t, other, 1, "")
+	if err := other.Close(); err != nil { // it syncs everything
+		t.Fatal(err)
+	}
+	d.Settle()
+	l.write(t, b, 2, "")
+	dark = true
+	l.write(t, b, 3, "")
+	if len(all) == 0 {
+		t.Fatal("the power did not fail")
+	}
+	for _, o := range all {
+		survived(t, o)
 	}
 }

@@ -123,6 +123,14 @@ func (d *Disk) PowerFails(dir string, random *rand.Rand) error {
 	return nil
 }
 
+// Settle makes certain what was written so far: another process, which reaches the files without this disk, has synced
+// them. What it changed of them meanwhile would else be taken back with what this disk holds for loose.
+func (d *Disk) Settle() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	clear(d.loose)
+}
+
 // sector is what a disk writes whole or not at all.
 const sector = 512
 
