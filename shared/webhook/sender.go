@@ -141,6 +141,7 @@ func (s *Sender) post(ctx context.Context, m Message, at domain.Time, signature 
 	request.Header.Set(HeaderID, string(m.ID))
 	request.Header.Set(HeaderTimestamp, Timestamp(at))
 	request.Header.Set(HeaderSignature, signature)
+	request.Header["Idempotency-Key"] = nil // not sent, but net/http sends again what met a kept connection as it was closed
 	response, err := s.client.Do(request)
 	if err != nil {
 		return nil, err

@@ -190,6 +190,32 @@ func TestSendStopsReading(t *testing.T) {
 	}
 }
 
+// An endpoint that drops a kept connection as the next webhook comes has not failed; one that drops a new one has.
+func TestSendOnAKeptConnection(t *testing.T) {
+	came := 0
+	dropped := 2
+	server, s := receiver(t, func(w http.ResponseWriter, _ *http.Request) {
+		if came++; came != dropped {
+			return
+		}
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		_ = conn.Close()
+	}, func(server *httptest.Server) { server.EnableHTTP2 = false })
+	send(t, s, server.URL)
+	if r := send(t, s, server.URL); !r.Delivered() || came != 3 {
+		t.Errorf("%+v after %d requests, want 3", r, came)
+	}
+	s.client.CloseIdleConnections()
+	dropped = 4
+	if r := send(t, s, server.URL); r.Attempt.Failure != FailureConnection || came != 4 {
+		t.Errorf("%+v after %d requests, want 4", r, came)
+	}
+}
+
 func TestSendClassifiesFailures(t *testing.T) {
 	server, good := receiver(t, func(http.ResponseWriter, *http.Request) {}, nil)
 	address := netip.MustParseAddrPort(server.Listener.Addr().String())
