@@ -54,14 +54,14 @@ type tap struct {
 	broken map[domain.DocumentKind]error
 }
 
-func (s *tap) Get(ctx context.Context, d domain.Document) error {
+func (s *tap) Get(ctx context.Context, docs ...domain.Document) error {
 	s.mu.Lock()
-	err := s.broken[d.Kind()]
+	err := domain.Each(docs, func(d domain.Document) error { return s.broken[d.Kind()] })
 	s.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	return s.Store.Get(ctx, d)
+	return s.Store.Get(ctx, docs...)
 }
 
 // fail has every reading of kind fail from now on.

@@ -271,13 +271,10 @@ func (s *Service) view(ctx context.Context, c *domain.Consent) (View, error) {
 		}
 	}
 	client, held := &domain.Client{ID: c.ClientID}, &domain.Credential{ConnectionID: c.ConnectionID}
-	if err := s.Store.Get(ctx, client); err != nil {
-		return View{}, fmt.Errorf("reading client: %w", err)
+	if err := s.Store.Get(ctx, client, &v.Connection); err != nil {
+		return View{}, fmt.Errorf("reading client and connection: %w", err)
 	}
 	v.ClientName = client.Name
-	if err := s.Store.Get(ctx, &v.Connection); err != nil {
-		return View{}, fmt.Errorf("reading connection: %w", err)
-	}
 	if err := s.Store.Get(ctx, held); err != nil && domain.KindOf(err) != domain.NotFound {
 		return View{}, fmt.Errorf("reading credential: %w", err)
 	}

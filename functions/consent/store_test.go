@@ -73,15 +73,17 @@ func load(d domain.Document, s stored) error {
 	return json.Unmarshal(s.body, d)
 }
 
-func (m *memory) Get(ctx context.Context, d domain.Document) error {
+func (m *memory) Get(ctx context.Context, docs ...domain.Document) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	s, err := m.read(d)
-	if err != nil {
-		return err
-	}
-	return load(d, s)
+	return domain.Each(docs, func(d domain.Document) error {
+		s, err := m.read(d)
+		if err != nil {
+			return err
+		}
+		return load(d, s)
+	})
 }
 
 // Commit runs fn until what it read is still true when it ends.
@@ -179,10 +181,14 @@ var _ domain.Tx = (*memoryTx)(nil)
 
 func at(d domain.Document) string { return string(d.Kind()) + "/" + d.Key() }
 
-func (tx *memoryTx) Get(d domain.Document) error {
+func (tx *memoryTx) Get(docs ...domain.Document) error {
 	if tx.over || len(tx.put)+len(tx.events)+len(tx.entries) > 0 {
 		return errors.New("read after a write, or after the end")
 	}
+	return domain.Each(docs, tx.get)
+}
+
+func (tx *memoryTx) get(d domain.Document) error {
 	s, err := tx.m.read(d)
 	if err != nil {
 		return err

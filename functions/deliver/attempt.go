@@ -84,10 +84,8 @@ func (s *Service) load(ctx context.Context, id domain.DeliveryID) (*trip, error)
 		return nil, err
 	}
 	t.notice.ID, t.endpoint.ID, t.client.ID = t.delivery.NoticeID, t.delivery.EndpointID, t.delivery.ClientID
-	for _, doc := range []domain.Document{&t.notice, &t.endpoint, &t.client} {
-		if err := s.Store.Get(ctx, doc); err != nil {
-			return nil, fmt.Errorf("loading delivery: %w", err)
-		}
+	if err := s.Store.Get(ctx, &t.notice, &t.endpoint, &t.client); err != nil {
+		return nil, fmt.Errorf("loading delivery: %w", err)
 	}
 	return t, nil
 }

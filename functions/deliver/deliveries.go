@@ -228,7 +228,7 @@ func (s *Service) replayDelivery(ctx context.Context, c *serve.Call, id domain.D
 	if err := s.Store.Get(ctx, &n); err != nil {
 		return replayed{}, err
 	}
-	if err := ownEndpoint(c, &ep, func(doc domain.Document) error { return s.Store.Get(ctx, doc) }); err != nil {
+	if err := ownEndpoint(c, &ep, func(docs ...domain.Document) error { return s.Store.Get(ctx, docs...) }); err != nil {
 		return replayed{}, err
 	}
 	if ep.State != domain.EndpointEnabled {
@@ -256,7 +256,7 @@ func (s *Service) replayNotice(ctx context.Context, c *serve.Call, id domain.Not
 // was begun again stays so: the same Idempotency-Key then answers how far it came and where to go on.
 func (s *Service) replayRange(ctx context.Context, c *serve.Call, in *replayRequest) (replayed, error) {
 	ep := domain.Endpoint{ID: *in.EndpointID}
-	if err := ownEndpoint(c, &ep, func(doc domain.Document) error { return s.Store.Get(ctx, doc) }); err != nil {
+	if err := ownEndpoint(c, &ep, func(docs ...domain.Document) error { return s.Store.Get(ctx, docs...) }); err != nil {
 		return replayed{}, err
 	}
 	if ep.State != domain.EndpointEnabled {

@@ -177,7 +177,7 @@ func (s *Service) getEndpoint(ctx context.Context, c *serve.Call) (serve.Answer,
 		return serve.Answer{}, err
 	}
 	ep := &domain.Endpoint{ID: id}
-	if err := ownEndpoint(c, ep, func(d domain.Document) error { return s.Store.Get(ctx, d) }); err != nil {
+	if err := ownEndpoint(c, ep, func(docs ...domain.Document) error { return s.Store.Get(ctx, docs...) }); err != nil {
 		return serve.Answer{}, s.missing(c, ep.Key(), err)
 	}
 	return serve.Answer{Body: viewEndpoint(ep)}, nil
@@ -192,7 +192,7 @@ func (s *Service) missing(c *serve.Call, subject string, err error) error {
 }
 
 // ownEndpoint gets ep if it is the caller's and not removed; otherwise it looks as if it did not exist.
-func ownEndpoint(c *serve.Call, ep *domain.Endpoint, get func(domain.Document) error) error {
+func ownEndpoint(c *serve.Call, ep *domain.Endpoint, get func(...domain.Document) error) error {
 	if err := get(ep); err != nil {
 		return err
 	}

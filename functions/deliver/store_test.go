@@ -41,11 +41,13 @@ func newMemory() *memory { return &memory{docs: map[string][]byte{}} }
 
 func name(d domain.Document) string { return string(d.Kind()) + "/" + d.Key() }
 
-func (m *memory) Get(_ context.Context, d domain.Document) error {
+func (m *memory) Get(_ context.Context, docs ...domain.Document) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return fill(m.docs[name(d)], d)
+	return domain.Each(docs, m.load)
 }
+
+func (m *memory) load(d domain.Document) error { return fill(m.docs[name(d)], d) }
 
 func fill(raw []byte, d domain.Document) error {
 	if raw == nil {
@@ -97,11 +99,11 @@ type memoryTx struct {
 	entries []*domain.Entry
 }
 
-func (tx *memoryTx) Get(d domain.Document) error {
+func (tx *memoryTx) Get(docs ...domain.Document) error {
 	if len(tx.writes)+len(tx.events)+len(tx.entries) > 0 {
 		return errors.New("a read after a write")
 	}
-	return fill(tx.store.docs[name(d)], d)
+	return domain.Each(docs, tx.store.load)
 }
 
 func (tx *memoryTx) Put(d domain.Document) error {

@@ -98,26 +98,36 @@ func Perform(ctx context.Context, e Env, s Store, a Act, fn func(Tx, *Consent, *
 }
 
 // Allowed says whether a might be performed at this moment, and gives back the consent where there is one. It acts on
-// nothing and records nothing: a look before what no transaction can hold, such as a request to a bank.
-func Allowed(ctx context.Context, e Env, s Store, a Act) (*Consent, error) {
-	return a.permitted(e, func(doc Document) error { return s.Get(ctx, doc) })
+// nothing and records nothing: a look before what no transaction can hold, such as a request to a bank. What lies beside
+// is read with it; of that, what does not exist stays as it was.
+func Allowed(ctx context.Context, e Env, s Store, a Act, beside ...Document) (*Consent, error) {
+	return a.permitted(e, func(docs ...Document) error {
+		docs, beside = append(docs, beside...), nil
+		return s.Get(ctx, docs...)
+	})
 }
 
 // permitted reads the consent and gives it back where there is one; the error says why the act may not be.
-func (a *Act) permitted(e Env, get func(Document) error) (*Consent, error) {
-	c := &Consent{ID: a.ConsentID}
-	switch err := get(c); {
-	case KindOf(err) == NotFound:
-		return nil, errUnknown
+func (a *Act) permitted(e Env, get func(...Document) error) (*Consent, error) {
+	c, client := &Consent{ID: a.ConsentID}, &Client{ID: a.ClientID}
+	docs := []Document{c, client}
+	if client.ID == "" || a.Late {
+		docs = docs[:1]
+	}
+	switch err := IgnoreNotFound(get(docs...)); {
 	case err != nil:
 		return nil, err
+	case c.State == "":
+		return nil, errUnknown
 	}
 	if err := c.Permits(e, a); err != nil || a.Late {
 		return c, err
 	}
-	client := &Client{ID: c.ClientID}
-	if err := get(client); err != nil && KindOf(err) != NotFound {
-		return c, err
+	if client.ID == "" {
+		client.ID = c.ClientID
+		if err := IgnoreNotFound(get(client)); err != nil {
+			return c, err
+		}
 	}
 	if client.State != ClientActive {
 		return c, refusal("client_suspended", "the client behind this consent may not ask for data at present; ask them")

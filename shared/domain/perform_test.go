@@ -41,10 +41,10 @@ func (l *ledger) load(d Document) error {
 	return json.Unmarshal(body, d)
 }
 
-func (l *ledger) Get(_ context.Context, d Document) error {
+func (l *ledger) Get(_ context.Context, docs ...Document) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.load(d)
+	return Each(docs, l.load)
 }
 
 func (l *ledger) List(context.Context, Query) (Page, error) {
@@ -86,11 +86,11 @@ type ledgerTx struct {
 	entries []*Entry
 }
 
-func (tx *ledgerTx) Get(d Document) error {
+func (tx *ledgerTx) Get(docs ...Document) error {
 	if len(tx.docs)+len(tx.events)+len(tx.entries) > 0 {
 		return errors.New("read after a write")
 	}
-	return tx.l.load(d)
+	return Each(docs, tx.l.load)
 }
 func (tx *ledgerTx) Put(d Document) (err error) { tx.docs[place(d)], err = json.Marshal(d); return err }
 func (tx *ledgerTx) Delete(d Document) error    { delete(tx.docs, place(d)); return nil }
@@ -405,5 +405,45 @@ func TestIdempotent(t *testing.T) {
 	}
 	if post.once("cli_1").ID == post.once("cli_2").ID || (Idempotent{Key: "b"}).once("a").ID == (Idempotent{Key: ""}).once("a\nb").ID {
 		t.Error("keys of two clients meet")
+	}
+}
+
+// asked counts how often a store is asked.
+type asked struct {
+	*ledger
+	times int
+}
+
+func (s *asked) Get(ctx context.Context, docs ...Document) error {
+	s.times++
+	return s.ledger.Get(ctx, docs...)
+}
+
+// TestAllowedAsksOnce: consent, client and what lies beside are one question, as it stands before every request to a bank.
+func TestAllowedAsksOnce(t *testing.T) {
+	there := &Session{ID: "ses_1", State: SessionRunning}
+	s := &asked{ledger: newLedger(full(), there)}
+	found, missing := &Session{ID: "ses_1"}, &Session{ID: "ses_2"}
+	if c, err := Allowed(ctx, still, s, reads(), missing, found); err != nil || c.ClientID != "cli_1" {
+		t.Errorf("%+v, %v", c, err)
+	}
+	if s.times != 1 || found.State != SessionRunning || missing.State != "" {
+		t.Errorf("asked %d times; found %+v, missing %+v", s.times, found, missing)
+	}
+	anybody := reads()
+	anybody.ClientID = "" // the client is the consent's
+	if _, err := Allowed(ctx, still, s, anybody); err != nil || s.times != 3 {
+		t.Errorf("%v after %d questions, want 3", err, s.times)
+	}
+	unknown := reads()
+	unknown.ConsentID = "con_2"
+	if _, err := Allowed(ctx, still, s, unknown, found); !errors.Is(err, errUnknown) {
+		t.Errorf("an unknown consent: %v", err)
+	}
+	delete(s.docs, place(&Client{ID: "cli_1"}))
+	for _, a := range []Act{reads(), anybody} {
+		if _, err := Allowed(ctx, still, s, a); CodeOf(err) != "client_suspended" {
+			t.Errorf("no client: %v", err)
+		}
 	}
 }

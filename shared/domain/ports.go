@@ -1,6 +1,7 @@
 package domain
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -22,9 +23,9 @@ type Document interface {
 
 // Store keeps documents. Its methods are safe for concurrent use.
 type Store interface {
-	// Get fills doc, which says its own kind and key, with its last committed state. It returns ErrNotFound if there
-	// is none.
-	Get(ctx context.Context, doc Document) error
+	// Get fills docs, which say their own kind and key, each with its last committed state; several are asked for at
+	// once. It returns ErrNotFound if there is none of one: that one stays as it was, and the others are filled.
+	Get(ctx context.Context, docs ...Document) error
 
 	// List returns one page of the last committed documents of the query's index.
 	List(ctx context.Context, q Query) (Page, error)
@@ -39,11 +40,23 @@ type Store interface {
 
 // Tx is an open transaction. It is for one goroutine, and only until fn returns.
 type Tx interface {
-	Get(doc Document) error // as Store.Get, as of this transaction
-	Put(doc Document) error // creates or replaces
+	Get(docs ...Document) error // as Store.Get, as of this transaction
+	Put(doc Document) error     // creates or replaces
 	Delete(doc Document) error
 	Emit(Event) error    // the outbox: delivered at least once if and only if the transaction commits
 	Record(*Entry) error // the audit log
+}
+
+// Each gets docs one after the other, with the errors of Store.Get.
+func Each(docs []Document, get func(Document) error) (missing error) {
+	for _, doc := range docs {
+		err := get(doc)
+		if IgnoreNotFound(err) != nil {
+			return err
+		}
+		missing = cmp.Or(missing, err)
+	}
+	return missing
 }
 
 // Find reads a document that need not be there, and says whether it is.

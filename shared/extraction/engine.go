@@ -294,22 +294,19 @@ func (e *Engine) goesOn(ctx context.Context, j *job) *Failure {
 	return &Failure{Reason: domain.ReasonInternal, Retry: true, Err: err}
 }
 
-// glance asks for consent and session at the same time, as it holds up every request to the bank.
+// glance asks for consent, client and session at once, as it holds up every request to the bank.
 func (e *Engine) glance(ctx context.Context, j *job) error {
 	fresh := &domain.Session{ID: j.session.ID}
-	read := make(chan error, 1)
-	go func() { read <- domain.Recovered(func() error { return e.Store.Get(ctx, fresh) }) }()
-	c, err := domain.Allowed(ctx, e.Env, e.Store, e.act(j.session, "session.renewed"))
-	missing := <-read
+	c, err := domain.Allowed(ctx, e.Env, e.Store, e.act(j.session, "session.renewed"), fresh)
 	switch {
 	case err != nil:
 		return err
 	case !j.covered(c):
 		return errNarrowed
-	case domain.KindOf(missing) == domain.NotFound || missing == nil && taken(fresh, j.session):
+	case taken(fresh, j.session): // one that is gone has no state
 		return errTaken
 	}
-	return missing
+	return nil
 }
 
 // perform is domain.Perform for a claimed session. Besides, the consent must still cover each product that it covered

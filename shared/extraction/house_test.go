@@ -147,11 +147,11 @@ type process struct {
 	moment func() // called before each commit
 }
 
-func (p *process) Get(ctx context.Context, d domain.Document) error {
+func (p *process) Get(ctx context.Context, docs ...domain.Document) error {
 	if p.dead.Load() {
 		return errDied
 	}
-	return p.backend.Get(ctx, d)
+	return p.backend.Get(ctx, docs...)
 }
 
 func (p *process) List(ctx context.Context, q domain.Query) (domain.Page, error) {

@@ -410,20 +410,21 @@ func (r *reading) fresh(tx domain.Tx) ([]*domain.Part, error) {
 		return nil, nil
 	}
 	key := &domain.DataKey{ConnectionID: r.key.ConnectionID}
-	err := tx.Get(key)
-	if domain.KindOf(err) == domain.NotFound || err == nil && !envelope.SameKeyset(key, r.key) {
-		return nil, &domain.Error{Kind: domain.Unavailable, Code: "data_erased", Message: "the data was erased while it was read"}
+	there := make([]domain.Part, len(r.staged))
+	docs := []domain.Document{key}
+	for i, part := range r.staged {
+		there[i].ID = part.ID
+		docs = append(docs, &there[i])
 	}
-	if err != nil {
+	if err := domain.IgnoreNotFound(tx.Get(docs...)); err != nil {
 		return nil, err
 	}
+	if !envelope.SameKeyset(key, r.key) {
+		return nil, &domain.Error{Kind: domain.Unavailable, Code: "data_erased", Message: "the data was erased while it was read"}
+	}
 	var fresh []*domain.Part
-	for _, part := range r.staged {
-		there, err := domain.Maybe(tx, &domain.Part{ID: part.ID})
-		if err != nil {
-			return nil, err
-		}
-		if there == nil || there.CreatedAt.Before(key.CreatedAt) {
+	for i, part := range r.staged {
+		if there[i].CreatedAt.IsZero() || there[i].CreatedAt.Before(key.CreatedAt) { // it is not there, or left over
 			fresh = append(fresh, part)
 		}
 	}

@@ -33,10 +33,7 @@ func look(tx domain.Tx, s *domain.Session) (*settled, error) {
 // lookAt reads everything of a session but the credential, which only a login changes.
 func lookAt(tx domain.Tx, s *domain.Session) (*settled, error) {
 	t := &settled{session: &domain.Session{ID: s.ID}, connection: &domain.Connection{ID: s.ConnectionID}}
-	if err := tx.Get(t.session); err != nil {
-		return nil, err
-	}
-	if err := tx.Get(t.connection); err != nil {
+	if err := tx.Get(t.session, t.connection); err != nil {
 		return nil, err
 	}
 	var err error

@@ -38,11 +38,11 @@ type tap struct {
 	get, commit error
 }
 
-func (s *tap) Get(ctx context.Context, doc domain.Document) error {
+func (s *tap) Get(ctx context.Context, docs ...domain.Document) error {
 	if s.get != nil {
 		return s.get
 	}
-	return s.Store.Get(ctx, doc)
+	return s.Store.Get(ctx, docs...)
 }
 
 func (s *tap) Commit(ctx context.Context, fn func(domain.Tx) error) error {

@@ -17,6 +17,7 @@ func Store(t *testing.T, open func(t *testing.T, o Opts) Backend) {
 		"documents":           documents,
 		"get_forgets":         getForgets,
 		"keys":                keys,
+		"several":             several,
 		"size":                size,
 		"failing_act":         failingAct,
 		"panicking_act":       panickingAct,
@@ -78,6 +79,38 @@ func getForgets(t *testing.T, open opener) {
 	if *got != (item{ID: "a", N: 1}) {
 		t.Errorf("in a transaction: %+v", got)
 	}
+}
+
+func several(t *testing.T, open opener) {
+	b := open.at(t, Opts{})
+	put(t, b, &item{ID: "a", N: 1}, &item{ID: "c", N: 3})
+	check := func(where string, get func(...domain.Document) error) {
+		t.Helper()
+		x, y, z := &item{ID: "c", Text: "stale"}, &item{ID: "b", Text: "stale"}, &item{ID: "a"}
+		err := get(x, y, z)
+		if !errors.Is(err, domain.ErrNotFound) || *x != (item{ID: "c", N: 3}) || *y != (item{ID: "b", Text: "stale"}) || *z != (item{ID: "a", N: 1}) {
+			t.Errorf("%s: %+v, %+v, %+v, %v", where, *x, *y, *z, err)
+		}
+		if err := get(x, z); err != nil {
+			t.Errorf("%s, again: %v", where, err)
+		}
+		if err := get(x, &item{ID: "/"}); domain.KindOf(err) != domain.Invalid {
+			t.Errorf("%s, a key that is none: %v", where, err)
+		}
+	}
+	check("outside", func(docs ...domain.Document) error { return b.Get(context.Background(), docs...) })
+	if err := b.Commit(context.Background(), func(tx domain.Tx) error {
+		check("in a transaction", tx.Get)
+		return nil
+	}); err != nil && domain.KindOf(err) != domain.Invalid {
+		t.Error(err)
+	}
+	commit(t, b, func(tx domain.Tx) error { // what is missing does not spoil a transaction
+		if err := tx.Get(&item{ID: "a"}, &item{ID: "b"}); !errors.Is(err, domain.ErrNotFound) {
+			t.Errorf("before a write: %v", err)
+		}
+		return tx.Put(&item{ID: "b"})
+	})
 }
 
 func keys(t *testing.T, open opener) {

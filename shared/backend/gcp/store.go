@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -64,21 +66,49 @@ func (b *Backend) ref(doc domain.Document) (*firestore.DocumentRef, error) {
 }
 
 // Get implements domain.Store.
-func (b *Backend) Get(ctx context.Context, doc domain.Document) error {
+func (b *Backend) Get(ctx context.Context, docs ...domain.Document) error {
 	if err := b.open(); err != nil {
 		return err
 	}
-	ref, err := b.ref(doc)
+	refs, err := b.refs(docs)
 	if err != nil {
 		return err
 	}
-	snap, err := ref.Get(ctx)
-	return read(ctx, snap, err, doc)
+	snaps, err := b.store.GetAll(ctx, refs)
+	if err != nil {
+		return fault(ctx, "reading "+kinds(docs), err)
+	}
+	i := -1
+	return domain.Each(docs, func(doc domain.Document) error {
+		i++
+		return read(snaps[i], doc)
+	})
 }
 
-func read(ctx context.Context, snap *firestore.DocumentSnapshot, err error, doc domain.Document) error {
-	if err != nil {
-		return fault(ctx, "reading "+string(doc.Kind()), err)
+// refs finds documents' places.
+func (b *Backend) refs(docs []domain.Document) ([]*firestore.DocumentRef, error) {
+	refs := make([]*firestore.DocumentRef, len(docs))
+	for i, doc := range docs {
+		var err error
+		if refs[i], err = b.ref(doc); err != nil {
+			return nil, err
+		}
+	}
+	return refs, nil
+}
+
+// kinds names documents in an error.
+func kinds(docs []domain.Document) string {
+	var names []string
+	for _, doc := range docs {
+		names = append(names, string(doc.Kind()))
+	}
+	return strings.Join(names, ", ")
+}
+
+func read(snap *firestore.DocumentSnapshot, doc domain.Document) error {
+	if !snap.Exists() {
+		return domain.ErrNotFound
 	}
 	body, err := unpack(snap)
 	if err != nil {
@@ -217,34 +247,57 @@ func (t *transaction) writing() error {
 }
 
 // Get implements domain.Tx.
-func (t *transaction) Get(doc domain.Document) error {
+func (t *transaction) Get(docs ...domain.Document) error {
 	if t.done.Load() {
 		return backend.ErrTxDone
 	}
 	if t.wrote {
 		return t.fail(backend.ErrReadAfterWrite)
 	}
-	ref, err := t.b.ref(doc)
+	refs, err := t.b.refs(docs)
 	if err != nil {
 		return err
 	}
-	body, again := t.seen[ref.Path]
-	if !again {
-		snap, err := t.ft.Get(ref)
-		switch {
-		case status.Code(err) == codes.Aborted:
-			return t.fail(err) // as it is: the client tries the transaction again
-		case err == nil:
-			body, err = unpack(snap)
-		}
-		if err = fault(t.ctx, "reading "+string(doc.Kind()), err); domain.KindOf(err) == domain.NotFound {
-			return err
-		} else if err != nil {
-			return t.fail(err)
-		}
-		t.seen[ref.Path] = body
+	if err := t.fetch(docs, refs); err != nil {
+		return t.fail(err)
 	}
-	return t.fail(backend.Decode(body, doc))
+	i := -1
+	err = domain.Each(docs, func(doc domain.Document) error {
+		i++
+		body, there := t.seen[refs[i].Path]
+		if !there {
+			return domain.ErrNotFound
+		}
+		return backend.Decode(body, doc)
+	})
+	if domain.KindOf(err) == domain.NotFound {
+		return err
+	}
+	return t.fail(err)
+}
+
+// fetch reads what this transaction has not seen yet.
+func (t *transaction) fetch(docs []domain.Document, refs []*firestore.DocumentRef) error {
+	unseen := slices.DeleteFunc(slices.Clone(refs), func(r *firestore.DocumentRef) bool { return t.seen[r.Path] != nil })
+	if len(unseen) == 0 {
+		return nil
+	}
+	snaps, err := t.ft.GetAll(unseen)
+	if status.Code(err) == codes.Aborted {
+		return err // as it is: the client tries the transaction again
+	}
+	if err != nil {
+		return fault(t.ctx, "reading "+kinds(docs), err)
+	}
+	for _, snap := range snaps {
+		if !snap.Exists() {
+			continue
+		}
+		if t.seen[snap.Ref.Path], err = unpack(snap); err != nil {
+			return fmt.Errorf("reading %s: %w", snap.Ref.Parent.ID, err)
+		}
+	}
+	return nil
 }
 
 // Put implements domain.Tx.

@@ -17,17 +17,15 @@ var (
 	_ domain.Queue = (*Backend)(nil)
 )
 
-// Get implements domain.Store. Nothing of what doc held before is left, except its kind and key.
-func (b *Backend) Get(ctx context.Context, doc domain.Document) error {
-	t, key, err := b.locate(doc)
-	if err != nil {
-		return err
-	}
+// Get implements domain.Store. Nothing of what a document held before is left, except its kind and key.
+func (b *Backend) Get(ctx context.Context, docs ...domain.Document) error {
 	return b.reading(ctx, func(s *statements) error {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		return get(b.briefly(ctx), s, t, key, doc)
+		return domain.Each(docs, func(doc domain.Document) error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			return b.get(b.briefly(ctx), s, doc)
+		})
 	})
 }
 
@@ -53,9 +51,13 @@ func (b *Backend) reading(ctx context.Context, do func(*statements) error) error
 	return err
 }
 
-func get(ctx context.Context, s *statements, t table, key string, doc domain.Document) error {
+func (b *Backend) get(ctx context.Context, s *statements, doc domain.Document) error {
+	t, key, err := b.locate(doc)
+	if err != nil {
+		return err
+	}
 	var body []byte
-	err := s.row(ctx, t.get, []any{key}, &body)
+	err = s.row(ctx, t.get, []any{key}, &body)
 	if errors.Is(err, dbsql.ErrNoRows) {
 		return domain.ErrNotFound
 	}
@@ -182,18 +184,14 @@ func (t *transaction) write(act, query string, args ...any) (int64, error) {
 }
 
 // Get implements domain.Tx.
-func (t *transaction) Get(doc domain.Document) error {
+func (t *transaction) Get(docs ...domain.Document) error {
 	if t.done.Load() {
 		return backend.ErrTxDone
 	}
 	if t.wrote {
 		return t.fail(backend.ErrReadAfterWrite)
 	}
-	tab, key, err := t.b.locate(doc)
-	if err != nil {
-		return err
-	}
-	err = get(t.ctx(), t.s, tab, key, doc)
+	err := domain.Each(docs, func(doc domain.Document) error { return t.b.get(t.ctx(), t.s, doc) })
 	if domain.KindOf(err) == domain.NotFound {
 		return err
 	}
