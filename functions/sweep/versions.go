@@ -65,7 +65,11 @@ func (s *Service) retireOf(ctx context.Context, id domain.ConnectionID, due []*d
 			loose = append(loose, named(p)...)
 		}
 		loose = slices.DeleteFunc(loose, func(part string) bool { return spared[part] })
-		if err := s.retireVersion(ctx, conn, p, loose, ended, r); err != nil {
+		drop := late("portfolio.parts_dropped", p.ClientID, p.ConsentID, p.ConnectionID)
+		if err := s.deleteParts(ctx, drop, conn.Versions, loose, r); err != nil {
+			return err
+		}
+		if err := s.retireVersion(ctx, p, ended, r); err != nil {
 			return err
 		}
 		for _, part := range loose {
@@ -82,11 +86,8 @@ func named(p *domain.Portfolio) (parts []string) {
 	return parts
 }
 
-// retireVersion deletes parts of a version, and then the version, if it has ended; else it waits for its end.
-func (s *Service) retireVersion(ctx context.Context, conn *domain.Connection, seen *domain.Portfolio, loose []string, ended bool, r *Report) error {
-	if err := s.deleteParts(ctx, late("portfolio.parts_dropped", seen.ClientID, seen.ConsentID, seen.ConnectionID), conn.Versions, loose, r); err != nil {
-		return err
-	}
+// retireVersion deletes a version that has ended; another, whose parts were let go, waits for its end.
+func (s *Service) retireVersion(ctx context.Context, seen *domain.Portfolio, ended bool, r *Report) error {
 	action := "portfolio.trimmed"
 	if ended {
 		action = "portfolio.retired"
