@@ -225,10 +225,7 @@ func (s *Service) replayDelivery(ctx context.Context, c *serve.Call, id domain.D
 		return replayed{}, err
 	}
 	n, ep := domain.Notice{ID: d.NoticeID}, domain.Endpoint{ID: d.EndpointID}
-	if err := s.Store.Get(ctx, &n); err != nil {
-		return replayed{}, err
-	}
-	if err := ownEndpoint(c, &ep, func(docs ...domain.Document) error { return s.Store.Get(ctx, docs...) }); err != nil {
+	if err := ownEndpoint(c, &ep, s.Store.Get(ctx, &n, &ep)); err != nil {
 		return replayed{}, err
 	}
 	if ep.State != domain.EndpointEnabled {
@@ -256,7 +253,7 @@ func (s *Service) replayNotice(ctx context.Context, c *serve.Call, id domain.Not
 // was begun again stays so: the same Idempotency-Key then answers how far it came and where to go on.
 func (s *Service) replayRange(ctx context.Context, c *serve.Call, in *replayRequest) (replayed, error) {
 	ep := domain.Endpoint{ID: *in.EndpointID}
-	if err := ownEndpoint(c, &ep, func(docs ...domain.Document) error { return s.Store.Get(ctx, docs...) }); err != nil {
+	if err := ownEndpoint(c, &ep, s.Store.Get(ctx, &ep)); err != nil {
 		return replayed{}, err
 	}
 	if ep.State != domain.EndpointEnabled {

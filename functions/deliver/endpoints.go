@@ -177,7 +177,7 @@ func (s *Service) getEndpoint(ctx context.Context, c *serve.Call) (serve.Answer,
 		return serve.Answer{}, err
 	}
 	ep := &domain.Endpoint{ID: id}
-	if err := ownEndpoint(c, ep, func(docs ...domain.Document) error { return s.Store.Get(ctx, docs...) }); err != nil {
+	if err := ownEndpoint(c, ep, s.Store.Get(ctx, ep)); err != nil {
 		return serve.Answer{}, s.missing(c, ep.Key(), err)
 	}
 	return serve.Answer{Body: viewEndpoint(ep)}, nil
@@ -191,9 +191,9 @@ func (s *Service) missing(c *serve.Call, subject string, err error) error {
 	return err
 }
 
-// ownEndpoint gets ep if it is the caller's and not removed; otherwise it looks as if it did not exist.
-func ownEndpoint(c *serve.Call, ep *domain.Endpoint, get func(...domain.Document) error) error {
-	if err := get(ep); err != nil {
+// ownEndpoint is err, to which getting ep came; an endpoint that is not the caller's, or removed, looks as if it did not exist.
+func ownEndpoint(c *serve.Call, ep *domain.Endpoint, err error) error {
+	if err != nil {
 		return err
 	}
 	if ep.ClientID != c.Principal.ClientID || ep.State == domain.EndpointRemoved {
@@ -211,7 +211,7 @@ func (s *Service) change(ctx context.Context, c *serve.Call, action string, fn f
 	var ep *domain.Endpoint
 	err = s.Store.Commit(ctx, func(tx domain.Tx) error {
 		ep = &domain.Endpoint{ID: id}
-		if err := ownEndpoint(c, ep, tx.Get); err != nil {
+		if err := ownEndpoint(c, ep, tx.Get(ep)); err != nil {
 			return err
 		}
 		if err := fn(ep); err != nil {
@@ -328,7 +328,7 @@ func (s *Service) commitRotation(ctx context.Context, c *serve.Call, ep *domain.
 			return err
 		}
 		*ep = domain.Endpoint{ID: ep.ID}
-		if err := ownEndpoint(c, ep, tx.Get); err != nil || before != "" {
+		if err := ownEndpoint(c, ep, tx.Get(ep)); err != nil || before != "" {
 			return err
 		}
 		now := s.Env.Now()
@@ -365,7 +365,7 @@ func (s *Service) testEndpoint(ctx context.Context, c *serve.Call) (serve.Answer
 			return err
 		}
 		ep := &domain.Endpoint{ID: id}
-		if err := ownEndpoint(c, ep, tx.Get); err != nil {
+		if err := ownEndpoint(c, ep, tx.Get(ep)); err != nil {
 			return err
 		}
 		if notice = domain.NoticeID(before); before != "" {

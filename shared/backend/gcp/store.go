@@ -78,11 +78,11 @@ func (b *Backend) Get(ctx context.Context, docs ...domain.Document) error {
 	if err != nil {
 		return fault(ctx, "reading "+kinds(docs), err)
 	}
-	i := -1
-	return domain.Each(docs, func(doc domain.Document) error {
-		i++
-		return read(snaps[i], doc)
-	})
+	found := map[string][]byte{}
+	if err := keep(found, snaps); err != nil {
+		return err
+	}
+	return b.fill(docs, found)
 }
 
 // refs finds documents' places.
@@ -106,15 +106,34 @@ func kinds(docs []domain.Document) string {
 	return strings.Join(names, ", ")
 }
 
-func read(snap *firestore.DocumentSnapshot, doc domain.Document) error {
-	if !snap.Exists() {
-		return domain.ErrNotFound
+// keep adds the bodies of the documents that exist to found, by their paths.
+func keep(found map[string][]byte, snaps []*firestore.DocumentSnapshot) error {
+	for _, snap := range snaps {
+		if !snap.Exists() {
+			continue
+		}
+		body, err := unpack(snap)
+		if err != nil {
+			return fmt.Errorf("reading %s: %w", snap.Ref.Parent.ID, err)
+		}
+		found[snap.Ref.Path] = body
 	}
-	body, err := unpack(snap)
-	if err != nil {
-		return fmt.Errorf("reading %s: %w", doc.Kind(), err)
-	}
-	return backend.Decode(body, doc)
+	return nil
+}
+
+// fill fills documents with what was found.
+func (b *Backend) fill(docs []domain.Document, found map[string][]byte) error {
+	return domain.Each(docs, func(doc domain.Document) error {
+		ref, err := b.ref(doc)
+		if err != nil {
+			return err
+		}
+		body, there := found[ref.Path]
+		if !there {
+			return domain.ErrNotFound
+		}
+		return backend.Decode(body, doc)
+	})
 }
 
 func unpack(snap *firestore.DocumentSnapshot) ([]byte, error) {
@@ -261,16 +280,7 @@ func (t *transaction) Get(docs ...domain.Document) error {
 	if err := t.fetch(docs, refs); err != nil {
 		return t.fail(err)
 	}
-	i := -1
-	err = domain.Each(docs, func(doc domain.Document) error {
-		i++
-		body, there := t.seen[refs[i].Path]
-		if !there {
-			return domain.ErrNotFound
-		}
-		return backend.Decode(body, doc)
-	})
-	if domain.KindOf(err) == domain.NotFound {
+	if err = t.b.fill(docs, t.seen); domain.KindOf(err) == domain.NotFound {
 		return err
 	}
 	return t.fail(err)
@@ -289,15 +299,7 @@ func (t *transaction) fetch(docs []domain.Document, refs []*firestore.DocumentRe
 	if err != nil {
 		return fault(t.ctx, "reading "+kinds(docs), err)
 	}
-	for _, snap := range snaps {
-		if !snap.Exists() {
-			continue
-		}
-		if t.seen[snap.Ref.Path], err = unpack(snap); err != nil {
-			return fmt.Errorf("reading %s: %w", snap.Ref.Parent.ID, err)
-		}
-	}
-	return nil
+	return keep(t.seen, snaps)
 }
 
 // Put implements domain.Tx.
