@@ -171,13 +171,14 @@ func (r *region) tend(ctx context.Context, w *weather) error {
 	return nil
 }
 
-// drain waits until every event was handled but those that are to come much later. None may have become a dead letter.
+// drain waits until every event was handled but those that are to come much later, such as one that looks after a
+// challenge long answered. None may have become a dead letter.
 func (r *region) drain(t *testing.T) {
 	t.Helper()
 	var left []string
+	soon, _ := json.Marshal(time.Now().Add(2 * time.Minute).UTC()) // a time is JSON
 	for deadline := time.Now().Add(150 * time.Second); time.Now().Before(deadline); time.Sleep(500 * time.Millisecond) {
 		left = nil
-		soon, _ := json.Marshal(time.Now().Add(2 * time.Minute).UTC()) // a time is JSON
 		gcptest.Stored(t.Context(), t, r.project, func(d gcptest.Document) {
 			if due := d.Fields["due"]; string(d.Fields["attempt"]) != "0" || due == nil || string(due) < string(soon) {
 				left = append(left, string(d.Fields["topic"])+" "+string(d.Fields["reason"]))
