@@ -3,6 +3,7 @@ package sql
 import (
 	"context"
 	dbsql "database/sql"
+	"errors"
 	"fmt"
 	"sync"
 )
@@ -57,6 +58,18 @@ func (s *statements) prepare(ctx context.Context, query string) (*dbsql.Stmt, er
 	}
 	s.ready[query] = st
 	return st, nil
+}
+
+// Close lets go of what was prepared. Nobody else does for a single connection, which would then stay open.
+func (s *statements) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	for _, st := range s.ready {
+		errs = append(errs, st.Close())
+	}
+	clear(s.ready)
+	return errors.Join(errs...)
 }
 
 // exec runs a statement and says how many rows it changed.

@@ -84,8 +84,8 @@ func openSQLite(ctx context.Context, path string, b *Backend) error {
 		if err != nil {
 			return err
 		}
-		b.closers = append([]io.Closer{conn}, b.closers...)
 		*c.to = newStatements(conn, b.dialect)
+		b.closers = append([]io.Closer{*c.to, conn}, b.closers...)
 	}
 	if err := checkVersion(ctx, w.durable); err != nil {
 		return err

@@ -641,3 +641,17 @@ func counting(t *testing.T, dir string) func(lines int) int {
 		return last
 	}
 }
+
+// TestCloseLetsGo: of a database that nobody has open, SQLite leaves one file.
+func TestCloseLetsGo(t *testing.T) {
+	dir := t.TempDir()
+	b := openFile(t, filepath.Join(dir, "sluis.db"), notes)
+	commit(t, b, func(tx domain.Tx) error { return errors.Join(tx.Put(&note{ID: "a"}), record(tx, "a")) })
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil || len(files) != 1 {
+		t.Errorf("%v, %v", files, err)
+	}
+}
