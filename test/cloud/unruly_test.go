@@ -16,11 +16,11 @@ import (
 // twice at the same time, some are held back until later ones have passed, some come again seconds after they were
 // acknowledged, and of some the acknowledgement is lost.
 type unruly struct {
-	mu      sync.Mutex
-	random  *rand.Rand
-	count   map[string]int
-	passed  int // pushes carried out so far
-	overdue sync.WaitGroup
+	mu       sync.Mutex
+	random   *rand.Rand
+	count    map[string]int
+	passed   int // pushes carried out so far
+	underway int // those that are, or still will be
 }
 
 // What happens to pushes, and of a hundred to how many.
@@ -79,17 +79,18 @@ func (u *unruly) before(push http.Handler) http.Handler {
 			w.WriteHeader(http.StatusBadGateway)
 			return
 		}
+		defer u.begin()()
 		what, wait := u.draw()
 		switch what {
 		case twice:
-			u.overdue.Go(func() { u.carry(push, q, body) })
+			u.beside(func() { u.carry(push, q, body) })
 		case held:
 			u.hold(wait)
 		}
 		answer := u.carry(push, q, body)
 		switch {
 		case what == again && answer.Code < 300:
-			u.overdue.Go(func() {
+			u.beside(func() {
 				time.Sleep(2 * wait)
 				u.carry(push, q, body)
 			})
@@ -116,10 +117,37 @@ func (u *unruly) hold(wait time.Duration) {
 	}
 }
 
-// settle waits for what is still to come, and makes sure that everything has happened.
-func (u *unruly) settle(t *testing.T) {
+// begin notes a push that is under way until what it gives back is called.
+func (u *unruly) begin() (end func()) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.underway++
+	return func() {
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		u.underway--
+	}
+}
+
+// beside carries a push out beside others.
+func (u *unruly) beside(carry func()) {
+	end := u.begin()
+	go func() {
+		defer end()
+		carry()
+	}()
+}
+
+// still says whether no push is under way.
+func (u *unruly) still() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.underway == 0
+}
+
+// settled makes sure that everything has happened.
+func (u *unruly) settled(t *testing.T) {
 	t.Helper()
-	u.overdue.Wait()
 	t.Logf("of %d pushes: %v", u.passed, u.count)
 	for _, what := range []string{twice, again, lost, held, overtook} {
 		if u.count[what] < 3 {
