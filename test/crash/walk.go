@@ -53,6 +53,7 @@ type Walker struct {
 	first   int              // kills of the house when the walk began
 	turns   int              // how often something was begun anew
 	session domain.SessionID // the newest when something was begun
+	sent    bool             // the request that begins something, in this step
 	again   bool             // begin by "again" what began with "login"
 	rekeyed bool             // the Idempotency-Key is another request's by now
 }
@@ -251,18 +252,20 @@ func (w *Walker) begin(ctx context.Context, i int, repeated bool) (int, error) {
 	if w.again {
 		line = "again"
 	}
+	w.sent = w.sent && repeated
 	state, err := w.look(ctx)
 	if err != nil {
 		return i, err
 	}
-	same := repeated && line == "refresh" && !w.rekeyed // the one word here that has a key
+	same := w.sent && line == "refresh" && !w.rekeyed // the one word here that has a key
 	switch {
-	case !repeated:
+	case !w.sent:
 		w.session, w.rekeyed = newest(state), false
 	case newest(state) != w.session && !same:
 		w.again = false
 		return i + 1, nil
 	}
+	w.sent = true
 	err = w.visiting(ctx, func() error { return w.play(ctx, line, same) })
 	if err == nil {
 		w.again = false
