@@ -194,7 +194,7 @@ func TestEventsEnd(t *testing.T) {
 				if got := p.ended.Sub(begun); got < c.after-time.Second || got > c.after+time.Second {
 					t.Errorf("ended after %s, want %s", got, c.after)
 				}
-				if strings.Contains(p.text.String(), "srv") || strings.Contains(p.text.String(), "about:blank") {
+				if strings.Contains(p.text.String(), "/srv/") || strings.Contains(p.text.String(), "about:blank") {
 					t.Errorf("told: %s", p.text.String())
 				}
 			})
