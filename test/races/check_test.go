@@ -94,12 +94,15 @@ func (l *look) certified(scope domain.ErasureScope) bool {
 	return slices.ContainsFunc(l.erasures, func(e domain.Erasure) bool { return e.Scope == scope && len(e.Signature) > 0 })
 }
 
-// settled waits until it is quiet around a connection.
+// settled waits until it is quiet around a connection, and looks once more: what a look reads first may be older than the
+// end of a session that it reads last.
 func (v *town) settled(p *journey.Player) (l *look) {
 	v.t.Helper()
 	for end := time.Now().Add(patience); ; time.Sleep(poll) {
 		if l = v.look(p); l.quiet() {
-			return l
+			if l = v.look(p); l.quiet() {
+				return l
+			}
 		}
 		if time.Now().After(end) {
 			v.t.Fatalf("waited too long for quiet: %s", l)
