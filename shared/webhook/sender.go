@@ -93,7 +93,8 @@ func (r Result) Busy() bool {
 }
 
 // Send makes one attempt, within 20 seconds. However it goes is in the Result; an error means that nothing can be said
-// of the endpoint, because a secret is unusable or ctx was cancelled.
+// of the endpoint, because a secret is unusable or ctx was cancelled. Where a kept connection turns out to be closed, the
+// same request goes out again on another one: so within one attempt an endpoint may have it twice.
 func (s *Sender) Send(ctx context.Context, m Message) (r Result, err error) {
 	ctx, span := observe.Begin(ctx, observe.Asked, "POST webhook")
 	defer func() { span.Status(r.Attempt.Status); span.End(err) }()
