@@ -6,9 +6,10 @@
 //	Deliver  tries one delivery: signs, sends, notes how it went, and asks to be called again if it must be
 //	Routes   the client's own hands: endpoints, their secrets, deliveries and replays
 //
-// The promise is at least once. A process that dies after sending and before noting it sends again; so do two that
-// take the same event at once, which a queue's lease makes rare, and a sender whose kept connection broke. Every attempt of a notice carries the same
-// webhook-id, by which the client drops what it has seen. No order is promised; the sequence in the body gives it.
+// The promise is at least once. A process that dies after sending and before noting it sends again; so do two that take
+// the same event at once, which a queue's lease makes rare, and a sender whose kept connection broke. Every attempt of a
+// notice carries the same webhook-id, by which the client drops what it has seen. No order is promised; the sequence in
+// the body gives it.
 //
 // A pending delivery always has an event on its way, no earlier than its NextAt: both are written in one transaction.
 // So an event that comes while NextAt lies ahead is an old one come again, and is dropped.
