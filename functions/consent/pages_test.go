@@ -9,6 +9,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io"
+	"maps"
 	"math"
 	"net/http"
 	"net/http/httptest"
@@ -543,7 +544,7 @@ func TestLanguageIsKept(t *testing.T) {
 	if page := bodyOf(t, h.browse(cookie, "GET", "/consent", nil, "Accept-Language", "es")); !strings.Contains(page, `<html lang="pt">`) {
 		t.Error("without a choice the consent's language counts")
 	}
-	for given, want := range map[string]string{"es-MX,es;q=0.9": "es", "pt-BR": "pt", "de, fr;q=0.5": "fr", "xx": "en", "": "en", ";;;q=": "en"} {
+	for given, want := range map[string]string{"es-MX,es;q=0.9": "es", "pt-BR": "pt", "de-AT": "de", "nl-BE": "nl", "it, fr;q=0.5": "fr", "xx": "en", "": "en", ";;;q=": "en"} {
 		if page := bodyOf(t, h.browse("", "GET", "/", nil, "Accept-Language", given)); !strings.Contains(page, `<html lang="`+want+`">`) {
 			t.Errorf("a browser that wishes %q does not get %s", given, want)
 		}
@@ -914,6 +915,30 @@ func TestEveryLanguageSaysEverything(t *testing.T) {
 	}
 }
 
+// TestTextsAreSetAsTheirLanguageSetsThem: an apostrophe is ’, and French keeps signs of two parts with their word.
+func TestTextsAreSetAsTheirLanguageSetsThem(t *testing.T) {
+	loose := regexp.MustCompile(`« | [:;?!»]|\pL[:;?!]( |$)`)
+	for _, lang := range domain.Languages {
+		texts := maps.Clone(theSite().words[lang].text)
+		for _, c := range catalogue(t) {
+			for _, f := range c.Credentials {
+				texts["label of "+string(c.ID)+" "+f.Name] = f.Label[lang]
+			}
+		}
+		for key, text := range texts {
+			if text == "" {
+				t.Errorf("%s lacks the %s", lang, key)
+			}
+			if strings.ContainsAny(text, `'"`) {
+				t.Errorf("%s: %s has the typewriter's signs: %s", lang, key, text)
+			}
+			if lang == "fr" && loose.MatchString(text) {
+				t.Errorf("fr: %s lets a sign begin a line: %q", key, text)
+			}
+		}
+	}
+}
+
 // TestScriptsAreGivenTheirWords makes sure that a page's script finds each word that it says.
 func TestScriptsAreGivenTheirWords(t *testing.T) {
 	word := regexp.MustCompile(`\b(?:word|term)\("([a-z0-9_.]+)"`)
@@ -940,6 +965,8 @@ func TestWordsInSentences(t *testing.T) {
 	moment := domain.At(time.Date(2026, 5, 1, 9, 5, 0, 0, time.FixedZone("", 7200)))
 	for lang, want := range map[string][]string{
 		"en": {"1 May 2026 at 07:05 UTC", "a, b and c", "0 records", "1 record", "12,345 records", "Germany"},
+		"de": {"1. Mai 2026 um 07:05 UTC", "a, b und c", "0 Einträge", "1 Eintrag", "12.345 Einträge", "Deutschland"},
+		"nl": {"1 mei 2026 om 07:05 UTC", "a, b en c", "0 items", "1 item", "12.345 items", "Duitsland"},
 		"es": {"1 de mayo de 2026 a las 07:05 UTC", "a, b y c", "0 registros", "1 registro", "12.345 registros", "Alemania"},
 		"fr": {"1er mai 2026 à 07:05 UTC", "a, b et c", "0 élément", "1 élément", "12\u00a0345 éléments", "Allemagne"},
 		"pt": {"1 de maio de 2026 às 07:05 UTC", "a, b e c", "0 registo", "1 registo", "12.345 registos", "Alemanha"},

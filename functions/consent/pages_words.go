@@ -27,8 +27,17 @@ func parseWords(lang string, raw []byte) (*words, error) {
 	if err := json.Unmarshal(raw, &v.text); err != nil {
 		return nil, fmt.Errorf("reading words of %s: %w", lang, err)
 	}
+	if lang == "fr" {
+		for key, text := range v.text {
+			v.text[key] = frenchSpaces.Replace(text)
+		}
+	}
 	return v, nil
 }
+
+// frenchSpaces keep signs of two parts on the line of their word: a narrow no-break space (U+202F) before ; ! ?, and a
+// no-break space (U+00A0) before a colon and inside guillemets. In the files they are plain spaces, which an eye sees.
+var frenchSpaces = strings.NewReplacer(" ;", "\u202f;", " !", "\u202f!", " ?", "\u202f?", " :", "\u00a0:", "« ", "«\u00a0", " »", "\u00a0»")
 
 // T is the sentence of key with its placeholders filled in from pairs of name and value. A key that does not exist is
 // an error, so that a test finds it.

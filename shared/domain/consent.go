@@ -24,7 +24,7 @@ type Consent struct {
 	ExpiresAt    Time               `json:"expires_at"`
 	Saving       map[Product]Saving `json:"saving"`            // as declared when asked: what the investor agreed to
 	Regions      []string           `json:"regions,omitempty"` // as declared when asked
-	Language     string             `json:"language"`          // en, es, fr or pt
+	Language     string             `json:"language"`          // one of Languages
 	ReturnURL    string             `json:"return_url,omitempty"`
 	State        ConsentState       `json:"state"`
 	CreatedAt    Time               `json:"created_at"`
@@ -58,7 +58,7 @@ const (
 const MaxConsent = 180 * 24 * time.Hour
 
 // Languages are those the investor pages speak.
-var Languages = []string{"en", "es", "fr", "pt"}
+var Languages = []string{"en", "de", "nl", "es", "fr", "pt"}
 
 // ConsentState is where a consent stands.
 type ConsentState string
