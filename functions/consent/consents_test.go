@@ -82,7 +82,7 @@ func TestCreateConsentRefusesWhatIsWrong(t *testing.T) {
 		{"over already", "expires_at", `"2026-03-01T12:00:00Z"`, "/expires_at"},
 		{"too long", "expires_at", `"` + far + `"`, "/expires_at"},
 		{"not a time", "expires_at", `"tomorrow"`, "/expires_at"},
-		{"unknown language", "language", `"de"`, "/language"},
+		{"unknown language", "language", `"it"`, "/language"},
 		{"return elsewhere", "return_url", `"https://evil.example/"`, "/return_url"},
 		{"return with userinfo", "return_url", `"https://app.example@evil.example/"`, "/return_url"},
 		{"return to a script", "return_url", `"javascript:alert(1)"`, "/return_url"},

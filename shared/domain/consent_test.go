@@ -190,7 +190,7 @@ func TestValidateConsent(t *testing.T) {
 		{"already over", func(c *Consent) { c.ExpiresAt = noon }, "/expires_at"},
 		{"longest life", func(c *Consent) { c.ExpiresAt = noon.Add(MaxConsent) }, ""},
 		{"too long a life", func(c *Consent) { c.ExpiresAt = noon.Add(MaxConsent + time.Millisecond) }, "/expires_at"},
-		{"unknown language", func(c *Consent) { c.Language = "de" }, "/language"},
+		{"unknown language", func(c *Consent) { c.Language = "it" }, "/language"},
 		{"many advisors", func(c *Consent) { c.Advisors = advisors[:20] }, ""},
 		{"too many advisors", func(c *Consent) { c.Advisors = advisors }, "/advisors"},
 		{"many custodians", func(c *Consent) { c.Custodians = custodians[:100] }, ""},
