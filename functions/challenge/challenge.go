@@ -4,6 +4,7 @@
 package challenge
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -78,56 +79,106 @@ type ChallengeState struct {
 }
 
 func (s *Service) state(ctx context.Context, c *serve.Call) (serve.Answer, error) {
-	state, _, err := s.look(ctx, c.Visit)
-	return serve.Answer{Body: state}, err
+	at, err := s.look(ctx, c.Visit.ConnectionID, nil)
+	if err != nil {
+		return serve.Answer{}, err
+	}
+	return serve.Answer{Body: at.state(s.Env.Now())}, nil
 }
 
-// look reads how the visit's connection stands. The challenge is nil where none is open.
-func (s *Service) look(ctx context.Context, v *domain.Visit) (*State, *domain.Challenge, error) {
-	conn := &domain.Connection{ID: v.ConnectionID}
-	if err := s.Store.Get(ctx, conn); err != nil {
-		return nil, nil, err
+// standing is how a connection stands, and what the bank asks where that is open and may be shown.
+type standing struct {
+	connection domain.Connection
+	canRetry   bool
+	session    *domain.Session   // nil where there is none, or the consent is over
+	challenge  *domain.Challenge // nil where none is open
+	display    domain.Display    // of the challenge
+}
+
+// look reads how the connection stands, and beside it, with the first reading, what need not be there. A display that was
+// opened before is not opened again.
+func (s *Service) look(ctx context.Context, id domain.ConnectionID, before *standing, beside ...domain.Document) (*standing, error) {
+	out := &standing{connection: domain.Connection{ID: id}}
+	credential := &domain.Credential{ConnectionID: id}
+	conn := &out.connection
+	if err := domain.IgnoreNotFound(s.Store.Get(ctx, append(beside, conn, credential)...)); err != nil {
+		return nil, err
 	}
-	out := &State{Connection: conn.State, Reason: conn.Reason, Page: page(conn.State), Now: s.Env.Now()}
-	if domain.ConnectionMoves.Final(conn.State) {
-		return out, nil, nil // the consent is over, and what the bank said goes with it
+	switch {
+	case conn.State == "":
+		return nil, domain.ErrNotFound
+	case domain.ConnectionMoves.Final(conn.State):
+		return out, nil // the consent is over, and what the bank said goes with it
 	}
-	credential := &domain.Credential{ConnectionID: conn.ID}
-	if err := s.Store.Get(ctx, credential); err == nil {
-		out.CanRetry = credential.State != domain.CredentialRefused && credential.State != domain.CredentialTrying
-	} else if domain.KindOf(err) != domain.NotFound {
-		return nil, nil, err
-	}
+	out.canRetry = credential.State != "" && credential.State != domain.CredentialRefused && credential.State != domain.CredentialTrying
 	if conn.SessionID == "" {
-		return out, nil, nil
+		return out, nil
 	}
 	session := &domain.Session{ID: conn.SessionID}
 	if err := s.Store.Get(ctx, session); err != nil {
-		if domain.KindOf(err) == domain.NotFound {
-			return out, nil, nil
-		}
-		return nil, nil, err
+		return out.orNothing(err)
 	}
-	out.Session = &SessionState{ID: session.ID, State: session.State, Reason: session.Reason, Records: session.Records}
+	out.session = session
 	if session.ChallengeID == "" || domain.SessionMoves.Final(session.State) {
-		return out, nil, nil
+		return out, nil
 	}
-	if shown, err := s.mayShow(ctx, v); !shown {
-		return out, nil, err
+	challenge := &domain.Challenge{ID: session.ChallengeID}
+	switch shown, err := s.mayShow(ctx, conn, challenge); {
+	case err != nil:
+		return nil, err
+	case !shown || challenge.State == "" || domain.SCAMoves.Final(challenge.State):
+		return out, nil
 	}
-	challenge, err := s.show(ctx, out, session.ChallengeID)
-	return out, challenge, err
+	out.challenge = challenge
+	if before != nil && before.challenge != nil && before.challenge.ID == challenge.ID && bytes.Equal(before.challenge.Display, challenge.Display) {
+		out.display = before.display
+		return out, nil
+	}
+	var err error
+	if out.display, err = s.open(ctx, challenge); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// orNothing is how things stand where err says that there is no more to see.
+func (at *standing) orNothing(err error) (*standing, error) {
+	if err = domain.IgnoreNotFound(err); err != nil {
+		return nil, err
+	}
+	return at, nil
 }
 
 // mayShow says whether the consent still allows to show what the bank asks: it may have ended without anybody having
-// looked after the connection yet.
-func (s *Service) mayShow(ctx context.Context, v *domain.Visit) (bool, error) {
-	_, err := domain.Allowed(ctx, s.Env, s.Store, domain.Act{ConsentID: v.ConsentID, ClientID: v.ClientID,
-		InvestorRef: v.InvestorRef, ConnectionID: v.ConnectionID})
+// looked after the connection yet. What lies beside is read with it.
+func (s *Service) mayShow(ctx context.Context, conn *domain.Connection, beside ...domain.Document) (bool, error) {
+	_, err := domain.Allowed(ctx, s.Env, s.Store, domain.Act{ConsentID: conn.ConsentID, ClientID: conn.ClientID,
+		InvestorRef: conn.InvestorRef, ConnectionID: conn.ID}, beside...)
 	if kind := domain.KindOf(err); kind == domain.Forbidden || kind == domain.NotFound {
 		return false, nil
 	}
 	return err == nil, err
+}
+
+// state is what a page may be told of it.
+func (at *standing) state(now domain.Time) *State {
+	conn, challenge, display := &at.connection, at.challenge, &at.display
+	out := &State{Connection: conn.State, Reason: conn.Reason, Page: page(conn.State), CanRetry: at.canRetry, Now: now}
+	if at.session != nil {
+		out.Session = &SessionState{ID: at.session.ID, State: at.session.State, Reason: at.session.Reason, Records: at.session.Records}
+	}
+	if challenge == nil {
+		return out
+	}
+	out.Challenge = &ChallengeState{ID: challenge.ID, State: challenge.State, Flow: challenge.Flow, Method: challenge.Method,
+		Methods: challenge.Methods, Destination: display.Destination, Text: display.Text, Digits: display.Digits,
+		TriesLeft: challenge.TriesLeft, AnswerBy: challenge.AnswerBy, PollSeconds: challenge.PollSeconds}
+	if len(display.Image) > 0 {
+		// Named by its content, so that the page loads it again only when it is another.
+		sum := sha256.Sum256(display.Image)
+		out.Challenge.ImageURL = fmt.Sprintf("/challenge/%s/image?v=%x", challenge.ID, sum[:8])
+	}
+	return out
 }
 
 // page is where the investor should be.
@@ -141,33 +192,6 @@ func page(state domain.ConnectionState) string {
 		domain.ConnectionPaused:   "paused",
 		domain.ConnectionRemoved:  "ended",
 	}[state]
-}
-
-// show opens what the challenge displays and adds it to the state.
-func (s *Service) show(ctx context.Context, out *State, id domain.ChallengeID) (*domain.Challenge, error) {
-	c := &domain.Challenge{ID: id}
-	if err := s.Store.Get(ctx, c); err != nil {
-		if domain.KindOf(err) == domain.NotFound {
-			return nil, nil
-		}
-		return nil, err
-	}
-	if domain.SCAMoves.Final(c.State) {
-		return nil, nil
-	}
-	display, err := s.open(ctx, c)
-	if err != nil {
-		return nil, err
-	}
-	out.Challenge = &ChallengeState{ID: c.ID, State: c.State, Flow: c.Flow, Method: c.Method, Methods: c.Methods,
-		Destination: display.Destination, Text: display.Text, Digits: display.Digits, TriesLeft: c.TriesLeft,
-		AnswerBy: c.AnswerBy, PollSeconds: c.PollSeconds}
-	if len(display.Image) > 0 {
-		// Named by its content, so that the page loads it again only when it is another.
-		sum := sha256.Sum256(display.Image)
-		out.Challenge.ImageURL = fmt.Sprintf("/challenge/%s/image?v=%x", c.ID, sum[:8])
-	}
-	return c, nil
 }
 
 func (s *Service) open(ctx context.Context, c *domain.Challenge) (domain.Display, error) {
@@ -297,7 +321,7 @@ func (s *Service) picture(r *http.Request, v *domain.Visit) (domain.Display, err
 	if err := s.Store.Get(r.Context(), conn); err != nil {
 		return domain.Display{}, err
 	}
-	shown, err := s.mayShow(r.Context(), v)
+	shown, err := s.mayShow(r.Context(), conn)
 	if err == nil && (!shown || domain.ConnectionMoves.Final(conn.State)) {
 		err = domain.ErrNotFound
 	}

@@ -6,7 +6,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"sync"
 	"time"
 
 	"sluis.internal/shared/domain"
@@ -15,71 +14,22 @@ import (
 
 // Bounds of event streams: a page that stays open connects again, and one that reads nothing is cut off.
 const (
-	streamFor  = 10 * time.Minute
-	heartbeat  = 15 * time.Second
-	writeFor   = 30 * time.Second
-	maxStreams = 6 // of one visit at once: as many as a browser opens to one host
+	streamFor = 10 * time.Minute
+	heartbeat = 15 * time.Second
+	writeFor  = 30 * time.Second
 )
 
-// crowd is what goes on at once in this process: the open streams of each visit, and the challenges that the bank is
-// being asked about.
-type crowd struct {
-	mu      sync.Mutex
-	streams map[string]int
-	asking  map[domain.ChallengeID]bool
-}
-
-func (c *crowd) enter(visit string) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.streams[visit] >= maxStreams {
-		return &domain.Error{Kind: domain.RateLimited, Code: "too_many_streams", RetryAfter: heartbeat, Message: "this page is open too often; close the other ones"}
-	}
-	if c.streams == nil {
-		c.streams = map[string]int{}
-	}
-	c.streams[visit]++
-	return nil
-}
-
-func (c *crowd) leave(visit string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.streams[visit]--; c.streams[visit] == 0 {
-		delete(c.streams, visit)
-	}
-}
-
-func (c *crowd) ask(id domain.ChallengeID) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.asking[id] {
-		return false
-	}
-	if c.asking == nil {
-		c.asking = map[domain.ChallengeID]bool{}
-	}
-	c.asking[id] = true
-	return true
-}
-
-func (c *crowd) asked(id domain.ChallengeID) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.asking, id)
-}
-
-// events streams the State as server-sent events whenever it changes. While the page is open and the bank waits for
-// an approval elsewhere, it asks the bank at the bank's own interval whether that has come.
+// events streams the State as server-sent events whenever it changes.
 func (s *Service) events(w http.ResponseWriter, r *http.Request, v *domain.Visit) error {
-	if err := s.crowd.enter(v.Hash); err != nil {
+	leave, err := s.crowd.enter(s.shares(r, v))
+	if err != nil {
 		return err
 	}
-	defer s.crowd.leave(v.Hash)
+	defer leave()
 	ctx, done := context.WithTimeout(r.Context(), streamFor)
 	defer done()
 	out := &stream{w: w, control: http.NewResponseController(w)}
-	err := s.watch(ctx, v, out)
+	err = s.follow(ctx, v, out)
 	switch {
 	case err == nil || ctx.Err() != nil:
 		return nil
@@ -90,46 +40,24 @@ func (s *Service) events(w http.ResponseWriter, r *http.Request, v *domain.Visit
 	return nil
 }
 
-// watch looks at the session again and again until ctx ends or the visit does.
-func (s *Service) watch(ctx context.Context, v *domain.Visit, out *stream) error {
-	every := s.Every
-	if every == 0 {
-		every = 500 * time.Millisecond
-	}
-	tick := time.NewTicker(every)
-	defer tick.Stop()
-	var polled domain.Time
+// follow sends what the connection's watch sees until ctx ends or the visit does: by its time, or because the investor
+// left.
+func (s *Service) follow(ctx context.Context, v *domain.Visit, out *stream) error {
+	news, part := s.join(v)
+	defer part()
 	for {
-		state, challenge, err := s.look(ctx, v)
-		if err != nil {
-			return err
-		}
-		if err := out.send(state, s.Env.Now()); err != nil {
-			return err
-		}
-		if challenge != nil && s.due(challenge, polled) {
-			polled = s.Env.Now()
-			s.poll(ctx, challenge)
-			continue
-		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-tick.C:
-		}
-		if ended, err := s.ended(ctx, v); ended || err != nil {
-			return err
+		case n := <-news:
+			if n.err != nil || n.over {
+				return n.err
+			}
+			if err := out.send(n.at.state(s.Env.Now()), s.Env.Now()); err != nil {
+				return err
+			}
 		}
 	}
-}
-
-// ended says whether the visit is over: by its time, or because the investor left.
-func (s *Service) ended(ctx context.Context, v *domain.Visit) (bool, error) {
-	err := s.Store.Get(ctx, &domain.Visit{Hash: v.Hash})
-	if domain.KindOf(err) == domain.NotFound {
-		return true, nil
-	}
-	return !s.Env.Now().Before(v.ExpiresAt), err
 }
 
 // due says whether the bank may be asked about an approval again.

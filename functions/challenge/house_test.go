@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -45,6 +47,8 @@ type house struct {
 	session   *domain.Session
 	challenge *domain.Challenge
 	cookie    string
+	address   string // where the browser is; empty for anywhere
+	opened    *atomic.Int64
 }
 
 // tap is a store that refuses to read a kind on demand.
@@ -52,10 +56,12 @@ type tap struct {
 	domain.Store
 	mu     sync.Mutex
 	broken map[domain.DocumentKind]error
+	asked  int // how often
 }
 
 func (s *tap) Get(ctx context.Context, docs ...domain.Document) error {
 	s.mu.Lock()
+	s.asked++
 	err := domain.Each(docs, func(d domain.Document) error { return s.broken[d.Kind()] })
 	s.mu.Unlock()
 	if err != nil {
@@ -147,16 +153,41 @@ func (h *house) lay() {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	h.dir, h.bank, h.mux, h.log = h.t.TempDir(), &bank{}, http.NewServeMux(), &lines{}
+	h.dir, h.bank, h.mux, h.log, h.opened = h.t.TempDir(), &bank{}, http.NewServeMux(), &lines{}, &atomic.Int64{}
 	h.store = &tap{Store: h.open(), broken: map[domain.DocumentKind]error{}}
 	log := slog.New(slog.NewJSONHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	usual := slog.Default()
 	slog.SetDefault(log)
 	h.t.Cleanup(func() { slog.SetDefault(usual) })
-	h.service = &challenge.Service{Store: h.store, Env: h.env, Display: h.display, Bank: h.bank,
+	h.service = &challenge.Service{Store: h.store, Env: h.env, Display: counted{h.display, h.opened}, Bank: h.bank,
 		Door: &serve.Door{Store: h.store, Env: h.env, Salt: domain.NewSecret([]byte("salt")), Log: log}}
 	h.service.Routes(h.mux)
+	h.settle()
+}
 
+// counted counts what is opened.
+type counted struct {
+	domain.Decrypter
+	opened *atomic.Int64
+}
+
+func (c counted) Decrypt(closed, label []byte) ([]byte, error) {
+	c.opened.Add(1)
+	return c.Decrypter.Decrypt(closed, label)
+}
+
+// stranger is another client's investor in the same place.
+func (h *house) stranger() *house {
+	h.t.Helper()
+	other := *h
+	other.address = "198.51.100.1"
+	other.settle()
+	return &other
+}
+
+// settle has an investor come to where the bank asks.
+func (h *house) settle() {
+	h.t.Helper()
 	now := h.env.Now()
 	h.conn = &domain.Connection{ID: domain.NewID[domain.ConnectionID](h.env), ClientID: domain.NewID[domain.ClientID](h.env),
 		ConsentID: domain.NewID[domain.ConsentID](h.env), InvestorRef: "inv-1", Custodian: "sandbox", State: domain.ConnectionSCA, CreatedAt: now}
@@ -269,6 +300,9 @@ func (h *house) request(ctx context.Context, method, path, body string) *http.Re
 	r := httptest.NewRequestWithContext(ctx, method, path, strings.NewReader(body))
 	if body != "" {
 		r.Header.Set("Content-Type", "application/json")
+	}
+	if h.address != "" {
+		r.RemoteAddr = net.JoinHostPort(h.address, "4711")
 	}
 	r.AddCookie(&http.Cookie{Name: "__Host-sluis", Value: h.cookie})
 	return r

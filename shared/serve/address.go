@@ -41,9 +41,9 @@ func parseAddress(s string) (netip.Addr, bool) {
 	return a.Unmap().WithZone(""), err == nil
 }
 
-// network is who is counted for an address: an IPv6 caller has a whole /64 to choose from (RFC 6177), so all of it
+// Network is who is counted for a caller's address: an IPv6 caller has a whole /64 to choose from (RFC 6177), so all of it
 // counts as one.
-func (d *Door) network(r *http.Request) string {
+func (d *Door) Network(r *http.Request) string {
 	address := d.address(r)
 	if a, err := netip.ParseAddr(address); err == nil && a.Is6() {
 		if p, err := a.Prefix(64); err == nil {
@@ -63,7 +63,7 @@ func (d *Door) Commitment(r *http.Request) string {
 // lookUp runs look, which looks for the key or the visit that the caller presents. A guess, that is one that is not
 // there, counts against the caller's network address; who has guessed too often is refused before the next look.
 func (d *Door) lookUp(r *http.Request, look func() error) error {
-	who := "guess:" + d.network(r)
+	who := "guess:" + d.Network(r)
 	if err := d.Limits.spent(who, d.Env.Now()); err != nil {
 		return err
 	}

@@ -212,7 +212,7 @@ func TestNetworks(t *testing.T) {
 	of := func(remote string) string {
 		r := httptest.NewRequest("GET", "/", nil)
 		r.RemoteAddr = remote
-		return d.network(r)
+		return d.Network(r)
 	}
 	for _, c := range []struct {
 		a, b string
@@ -262,6 +262,6 @@ func FuzzAddress(f *testing.F) {
 		if _, ok := parseAddress(a); !ok && a != remote {
 			t.Errorf("%q and %q give %q", remote, forwarded, a)
 		}
-		d.network(r)
+		d.Network(r)
 	})
 }

@@ -134,7 +134,7 @@ func (d *Door) Investor(mux *http.ServeMux, pattern string, fn Endpoint) {
 // Public registers an endpoint that anyone may call, limited by network address.
 func (d *Door) Public(mux *http.ServeMux, pattern string, fn Endpoint) {
 	mux.Handle(pattern, d.guarded(func(w http.ResponseWriter, r *http.Request) (Answer, error) {
-		if err := d.Limits.take(w, "address:"+d.network(r), d.Env.Now()); err != nil {
+		if err := d.Limits.take(w, "address:"+d.Network(r), d.Env.Now()); err != nil {
 			return Answer{}, err
 		}
 		c, err := d.call(w, r)
@@ -432,6 +432,9 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 		var tooLarge *http.MaxBytesError
 		if errors.As(err, &tooLarge) {
 			return nil, &domain.Error{Kind: domain.TooLarge, Code: "body_too_large", Message: "send at most 64 KiB"}
+		}
+		if errors.Is(err, errSlow) {
+			return nil, errSlow
 		}
 		return nil, &domain.Error{Kind: domain.Invalid, Code: "body_unreadable", Message: "the body broke off; send it again", Err: err}
 	}

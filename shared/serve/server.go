@@ -12,7 +12,7 @@ import (
 // NewServer is an HTTP server with bounds on every phase of a request. A handler that streams moves the bound on its
 // writing by itself. What net/http would log by itself is dropped: it may quote a request or a panic.
 func NewServer(h http.Handler) *http.Server {
-	return &http.Server{Handler: unchained(h), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second,
+	return &http.Server{Handler: paced(unchained(h)), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second,
 		WriteTimeout: 2 * time.Minute, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: log.New(io.Discard, "", 0)}
 }
 

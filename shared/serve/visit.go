@@ -47,5 +47,5 @@ func (d *Door) Visiting(r *http.Request) (*domain.Visit, error) {
 
 // Take counts a page view by network address, for pages that write their own answers.
 func (d *Door) Take(w http.ResponseWriter, r *http.Request) error {
-	return d.Limits.take(w, "address:"+d.network(r), d.Env.Now())
+	return d.Limits.take(w, "address:"+d.Network(r), d.Env.Now())
 }

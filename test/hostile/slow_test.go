@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -85,13 +86,12 @@ func settles(t *testing.T, before weight) {
 
 // drip sends a request's first bytes and then one byte now and then, until the other side has enough of it. Whoever
 // never has, is complained of.
-func drip(at, begin, then string) error {
+func drip(at, begin, then string, enough time.Duration) error {
 	c, err := net.Dial("tcp", at)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	const enough = 90 * time.Second // three times the longest bound of a server
 	if err := c.SetDeadline(time.Now().Add(enough)); err != nil {
 		return err
 	}
@@ -119,6 +119,13 @@ func drip(at, begin, then string) error {
 	}
 }
 
+// How long a slow sender is borne with at most: three times the longest bound of a server, and for a body that drips four
+// times what it has at first.
+const (
+	enough     = 90 * time.Second
+	enoughBody = 20 * time.Second
+)
+
 // TestSlow: whoever sends a header or a body byte by byte, to whatever route, is left alone after a while; and so is
 // whoever reads nothing of what is answered. Meanwhile others are served, and afterwards nothing of it is left.
 func TestSlow(t *testing.T) {
@@ -131,7 +138,7 @@ func TestSlow(t *testing.T) {
 		head := w.String()[:len(w.String())-len(w.body)-4]
 		for name, begin := range map[string]string{"a header": head + "\r\nX-A: ", "a request line": r.Method + " /"} {
 			drips.Go(func() {
-				if err := drip(l.at[r.host()], begin, "x"); err != nil {
+				if err := drip(l.at[r.host()], begin, "x", enough); err != nil {
 					failed <- fmt.Sprintf("%s: %s byte by byte: %v", r, name, err)
 				}
 			})
@@ -142,7 +149,7 @@ func TestSlow(t *testing.T) {
 		long := w.without("Content-Length").with("Content-Length: 3000")
 		for name, begin := range map[string]string{"a body": long.String(), "chunks": w.chunked("").String()} {
 			drips.Go(func() {
-				if err := drip(l.at[r.host()], begin, "1\r\na\r\n"); err != nil {
+				if err := drip(l.at[r.host()], begin, "1\r\na\r\n", enoughBody); err != nil {
 					failed <- fmt.Sprintf("%s: %s byte by byte: %v", r, name, err)
 				}
 			})
@@ -291,4 +298,66 @@ func TestAnswersStayOpen(t *testing.T) {
 		_ = c.Close()
 	}
 	settles(t, before)
+}
+
+// TestThousandStreams: a thousand pages of one investor that want to follow what happens cost somebody else nothing. What
+// a request of theirs takes meanwhile is told, as it depends on the machine; what is held is counted.
+func TestThousandStreams(t *testing.T) {
+	l := goLive(t)
+	before := weigh(t)
+	quiet := l.others(t)
+	r := l.those(func(r route) bool { return r.ID == "watchState" })[0]
+	var all []net.Conn
+	statuses := map[string]int{}
+	for i := range 1000 {
+		c, err := net.Dial("tcp", l.at[r.host()])
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, c)
+		cookie := l.cookies[[]string{"pending", "asked", "read"}[i%3]]
+		raw := strings.ReplaceAll(l.wire(r).without("Connection").String(), l.cookies[r.visit()], cookie)
+		status := make([]byte, len("HTTP/1.1 200"))
+		_, err = io.WriteString(c, raw)
+		if err = errors.Join(err, c.SetDeadline(time.Now().Add(patience))); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(c, status); err != nil {
+			t.Fatalf("stream %d: %v", i, err)
+		}
+		statuses[string(status[9:])]++
+	}
+	if statuses["200"] != 18 || statuses["429"] != 982 {
+		t.Errorf("of a thousand streams of three visits it answers %v", statuses)
+	}
+	held := weigh(t)
+	if held.heap > before.heap+moreHeap {
+		t.Errorf("the heap has grown from %d to %d bytes", before.heap, held.heap)
+	}
+	loud := l.others(t)
+	t.Logf("others wait %s instead of %s (%.1f times); heap %+d kB, goroutines %+d", loud, quiet, float64(loud)/float64(quiet),
+		(held.heap-before.heap)/1024, held.goroutines-before.goroutines)
+	for _, c := range all {
+		_ = c.Close()
+	}
+	http.DefaultClient.CloseIdleConnections()
+	settles(t, before)
+}
+
+// others is what a request of somebody else takes: the middle of a hundred.
+func (l *live) others(t *testing.T) time.Duration {
+	t.Helper()
+	var took []time.Duration
+	for _, r := range l.those(func(r route) bool { return r.ID == "getClient" || r.Template == "/me" }) {
+		for range 50 {
+			begun := time.Now()
+			all, err := converse(l.at[r.host()], l.wire(r).String(), false)
+			if err != nil || len(all) != 1 || all[0].status != http.StatusOK {
+				t.Fatalf("%s is not served: %v, %v", r, all, err)
+			}
+			took = append(took, time.Since(begun))
+		}
+	}
+	slices.Sort(took)
+	return took[len(took)/2]
 }
