@@ -92,17 +92,35 @@ type Span struct{ span trace.Span }
 
 // Begin begins a span, and returns the context of what belongs to it. name is ours: a constant, or a declared template.
 func Begin(ctx context.Context, kind Kind, name string, labels ...Label) (context.Context, *Span) {
+	return begin(ctx, kind, name, labels, nil)
+}
+
+func begin(ctx context.Context, kind Kind, name string, labels []Label, links []trace.Link) (context.Context, *Span) {
 	i := live.Load()
 	if i == nil {
 		return ctx, nil
 	}
-	_, span := i.tracer.Start(ctx, name, trace.WithSpanKind(kind), trace.WithAttributes(attributes(i, labels)...))
+	_, span := i.tracer.Start(ctx, name, trace.WithSpanKind(kind), trace.WithAttributes(attributes(i, labels)...), trace.WithLinks(links...))
 	return trace.ContextWithSpan(ctx, closedSpan{span}), &Span{span}
 }
 
 // Root begins a span that is the first of its own trace: of an act that is not a part of what has it done.
 func Root(ctx context.Context, name string, labels ...Label) (context.Context, *Span) {
 	return Begin(trace.ContextWithSpanContext(ctx, trace.SpanContext{}), Inside, name, labels...)
+}
+
+// Answering begins the span of a request. Where ctx belongs to a trace of ours, it goes on with that. A traceparent that
+// came with the request anybody may have written: it begins a trace of ours, which links to theirs. Who calls decides
+// neither what we keep nor which of our acts look like one.
+func Answering(ctx context.Context, name, traceparent string) (context.Context, *Span) {
+	if trace.SpanContextFromContext(ctx).IsValid() {
+		return Begin(ctx, Served, name)
+	}
+	var links []trace.Link
+	if theirs := trace.SpanContextFromContext(In(ctx, traceparent)); theirs.IsValid() {
+		links = []trace.Link{{SpanContext: theirs}}
+	}
+	return begin(ctx, Served, name, nil, links)
 }
 
 // Within is Begin for what is done so often, or for nobody, that it is told of only as a part of an act.
@@ -219,7 +237,8 @@ func Traceparent(ctx context.Context) string {
 	return carrier["traceparent"]
 }
 
-// In puts ctx into the trace that a traceparent names.
+// In puts ctx into the trace that a traceparent names. Only what our own functions and our queue say may be taken so; for
+// what others send there is Answering.
 func In(ctx context.Context, traceparent string) context.Context {
 	return w3c.Extract(ctx, propagation.MapCarrier{"traceparent": traceparent})
 }

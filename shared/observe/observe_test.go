@@ -2,6 +2,7 @@ package observe_test
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"go/ast"
 	"go/parser"
@@ -191,19 +192,49 @@ func TestPatience(t *testing.T) {
 	}
 }
 
-// TestSampling: the environment says which traces are kept; a caller's wish goes before that.
+const foreign = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+// TestSampling: the environment says which traces are kept; what a function of ours decided goes before that, and what
+// anybody else wishes does not.
 func TestSampling(t *testing.T) {
 	t.Setenv("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
 	t.Setenv("OTEL_TRACES_SAMPLER_ARG", "0")
 	x, r := open(t, time.Hour)
 	_, span := observe.Begin(t.Context(), observe.Inside, "ours")
 	span.End(nil)
-	wanted := observe.In(t.Context(), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
-	_, span = observe.Begin(wanted, observe.Inside, "theirs")
+	_, span = observe.Answering(t.Context(), "theirs", foreign)
+	span.End(nil)
+	_, span = observe.Begin(observe.In(t.Context(), foreign), observe.Inside, "another function's")
 	span.End(nil)
 	flush(t, x)
-	if s := r.Spans(); len(s) != 1 || s[0].Name != "theirs" {
+	if s := r.Spans(); len(s) != 1 || s[0].Name != "another function's" {
 		t.Errorf("kept %v", s)
+	}
+}
+
+// TestForeignTrace: a caller's traceparent begins a trace of ours, which links to theirs. It does not become the caller's
+// trace, nor that of what we emit; and one that is none is not repeated.
+func TestForeignTrace(t *testing.T) {
+	x, r := open(t, time.Hour)
+	ctx, span := observe.Answering(t.Context(), "linked", foreign)
+	if strings.Contains(observe.Traceparent(ctx), "0af7651916cd43dd8448eb211c80319c") {
+		t.Error("what we emit goes on with their trace")
+	}
+	_, child := observe.Answering(ctx, "child", foreign)
+	child.End(nil)
+	span.End(nil)
+	_, span = observe.Answering(t.Context(), "alone", "00-anna")
+	span.End(nil)
+	own := observe.In(t.Context(), foreign)
+	_, span = observe.Answering(own, "continued", "")
+	span.End(nil)
+	flush(t, x)
+	theirs, _ := hex.DecodeString("0af7651916cd43dd8448eb211c80319c")
+	for _, s := range r.Spans() {
+		continues, links := s.Trace == string(theirs), slices.Equal(s.Links, []string{string(theirs)})
+		if continues != (s.Name == "continued") || links != (s.Name == "linked") || len(s.Links) > 1 {
+			t.Errorf("%s: in their trace: %t, links: %x", s.Name, continues, s.Links)
+		}
 	}
 }
 

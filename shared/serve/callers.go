@@ -121,17 +121,21 @@ func Push(h Host, handle domain.Handler) Face {
 
 // Told takes a call of another function of ours, with what it says as JSON.
 func Told[Q any](h Host, handle func(context.Context, Q) error) Face {
-	return observed(NewCallers(h.Callers()).only(func(ctx context.Context, c *Call) error {
+	callers := NewCallers(h.Callers())
+	return callers.known(observed(callers.taken(func(ctx context.Context, c *Call) error {
 		var q Q
 		if err := c.Decode(&q); err != nil {
 			return err
 		}
 		return handle(ctx, q)
-	}))
+	})))
 }
 
 // only lets nobody else through to fn, which answers 204 or a problem.
-func (c *Callers) only(fn func(context.Context, *Call) error) Face {
+func (c *Callers) only(fn func(context.Context, *Call) error) Face { return c.known(c.taken(fn)) }
+
+// known lets nobody else through to h, and has h go on with the caller's trace.
+func (c *Callers) known(h http.Handler) Face {
 	return (&Door{}).guarded(func(w http.ResponseWriter, r *http.Request) (Answer, error) {
 		if r.Method != http.MethodPost {
 			return Answer{}, domain.Invalidf("", "send a POST")
@@ -139,6 +143,14 @@ func (c *Callers) only(fn func(context.Context, *Call) error) Face {
 		if err := c.check(r); err != nil {
 			return Answer{}, err
 		}
+		h.ServeHTTP(w, r.WithContext(observe.In(r.Context(), r.Header.Get("traceparent"))))
+		return Answer{Status: answered}, nil
+	})
+}
+
+// taken has fn take the body of a caller who is known.
+func (c *Callers) taken(fn func(context.Context, *Call) error) http.Handler {
+	return (&Door{}).guarded(func(w http.ResponseWriter, r *http.Request) (Answer, error) {
 		body, err := readBody(w, r)
 		if err != nil {
 			return Answer{}, err
@@ -213,7 +225,7 @@ func Lazy[C any](open func(context.Context) (C, error), wire func(C) (Face, erro
 		}
 		opened, err := wire(*home)
 		if err == nil {
-			face = unchained(opened)
+			face = paced(unchained(opened))
 		}
 		return face, err
 	}
@@ -228,7 +240,7 @@ func Lazy[C any](open func(context.Context) (C, error), wire func(C) (Face, erro
 			return
 		}
 		out := &noted{ResponseWriter: w}
-		h.ServeHTTP(out, r.WithContext(observe.In(r.Context(), r.Header.Get("traceparent"))))
+		h.ServeHTTP(out, r)
 		if o, ok := any(*home).(interface{ Ended() }); ok { // told of the end of each request, while there is a processor
 			out.send()
 			o.Ended()

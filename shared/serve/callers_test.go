@@ -237,3 +237,31 @@ func TestLazy(t *testing.T) {
 		t.Errorf("%v, opened %d times, wired %d times", said, opened, wired)
 	}
 }
+
+// TestTracesOfCallers: a function of ours goes on with its trace here; anybody else's traceparent changes nothing.
+func TestTracesOfCallers(t *testing.T) {
+	issuer := gcptest.NewIssuer(t)
+	h := &host{issuer: issuer.URL}
+	seen := ""
+	note := func(ctx context.Context) { seen = trace.SpanContextFromContext(ctx).TraceID().String() }
+	told := serve.Told(h, func(ctx context.Context, _ struct{}) error { note(ctx); return nil })
+	open := serve.Mux(func(mux *http.ServeMux) {
+		mux.HandleFunc("POST /", func(_ http.ResponseWriter, r *http.Request) { note(r.Context()) })
+	})
+	for _, c := range []struct {
+		name string
+		face http.Handler
+		goes bool
+	}{{"a function of ours", told, true}, {"anybody", open, false}} {
+		lazy := serve.Lazy(func(context.Context) (int, error) { return 0, nil }, func(int) (serve.Face, error) { return c.face, nil })
+		q := httptest.NewRequest(http.MethodPost, "/", strings.NewReader("{}"))
+		q.Header.Set("Content-Type", "application/json")
+		q.Header.Set("Authorization", "Bearer "+issuer.Token(t, pushing, audience, nil))
+		q.Header.Set("traceparent", "00-"+traced+"-00f067aa0ba902b7-01")
+		seen = ""
+		lazy(httptest.NewRecorder(), q)
+		if seen == "" || (seen == traced) != c.goes {
+			t.Errorf("%s: the trace is %q", c.name, seen)
+		}
+	}
+}

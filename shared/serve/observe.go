@@ -17,7 +17,7 @@ func observed(h http.Handler) http.Handler {
 		if !slices.Contains(methods, method) {
 			method = "other"
 		}
-		ctx, span := observe.Begin(r.Context(), observe.Served, method)
+		ctx, span := observe.Answering(r.Context(), method, r.Header.Get("traceparent"))
 		if span == nil {
 			h.ServeHTTP(w, r)
 			return

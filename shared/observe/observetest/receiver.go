@@ -35,6 +35,7 @@ type Receiver struct {
 type Span struct {
 	Service, Name     string
 	Trace, ID, Parent string
+	Links             []string // the traces that it links to
 	Attributes        map[string]string
 	Failed            bool
 }
@@ -118,7 +119,11 @@ func (r *Receiver) traces(body *collecttraces.ExportTraceServiceRequest) {
 		service := texts(of.Resource.Attributes)["service.name"]
 		for _, scope := range of.ScopeSpans {
 			for _, s := range scope.Spans {
-				r.spans = append(r.spans, Span{Service: service, Name: s.Name, Trace: string(s.TraceId), ID: string(s.SpanId), Parent: string(s.ParentSpanId),
+				var links []string
+				for _, l := range s.Links {
+					links = append(links, string(l.TraceId))
+				}
+				r.spans = append(r.spans, Span{Links: links, Service: service, Name: s.Name, Trace: string(s.TraceId), ID: string(s.SpanId), Parent: string(s.ParentSpanId),
 					Attributes: texts(s.Attributes), Failed: s.Status.GetCode() != 0})
 			}
 		}
