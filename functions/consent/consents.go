@@ -341,5 +341,5 @@ func (s *Service) terminateConsent(ctx context.Context, call *serve.Call) (serve
 	}
 	a := underClient(call, "consent.terminated", id)
 	a.Late, a.States = true, []domain.ConsentState{domain.ConsentReceived, domain.ConsentValid, domain.ConsentTerminated}
-	return serve.Answer{}, s.act(ctx, a, s.end(domain.ConsentTerminated, domain.NoticeConsentTerminated))
+	return serve.Answer{}, s.act(ctx, a, s.end(domain.ConsentTerminated))
 }

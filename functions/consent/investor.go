@@ -153,7 +153,7 @@ func (s *Service) Grant(ctx context.Context, v *domain.Visit, custodian domain.C
 		if err := con.Move(domain.ConnectionAwaiting, "", now); err != nil {
 			return err
 		}
-		if err := domain.Tell(s.Env, tx, con, domain.NoticeConsentGranted, ""); err != nil {
+		if err := domain.Tell(s.Env, tx, con, domain.NoticeConsentGranted, string(c.ID)); err != nil {
 			return err
 		}
 		return putAll(tx, c, con)
@@ -183,7 +183,7 @@ func (s *Service) Deny(ctx context.Context, v *domain.Visit, origin string) erro
 	a := underVisit(v, "consent.rejected", v.ConsentID, origin)
 	a.ConnectionID, a.Late = v.ConnectionID, true
 	a.States = []domain.ConsentState{domain.ConsentReceived, domain.ConsentRejected}
-	end := s.end(domain.ConsentRejected, domain.NoticeConsentRejected)
+	end := s.end(domain.ConsentRejected)
 	return s.act(ctx, a, func(tx domain.Tx, c *domain.Consent, act *domain.Act) error {
 		if err := mayDecide(v); err != nil {
 			return err
@@ -197,12 +197,11 @@ func (s *Service) Deny(ctx context.Context, v *domain.Visit, origin string) erro
 func (s *Service) Revoke(ctx context.Context, v *domain.Visit, id domain.ConsentID, origin string) error {
 	a := underVisit(v, "consent.revoked", id, origin)
 	a.Late, a.States = true, []domain.ConsentState{domain.ConsentValid, domain.ConsentRevoked}
-	return s.act(ctx, a, s.end(domain.ConsentRevoked, domain.NoticeConsentRevoked))
+	return s.act(ctx, a, s.end(domain.ConsentRevoked))
 }
 
-// end brings a consent to a final state and its connection to removed, tells the client, and asks for the erasure of
-// what a granted consent may have left.
-func (s *Service) end(to domain.ConsentState, told domain.NoticeType) effect {
+// end ends a consent. Ending it again in the same way changes nothing.
+func (s *Service) end(to domain.ConsentState) effect {
 	return func(tx domain.Tx, c *domain.Consent, act *domain.Act) error {
 		con := &domain.Connection{ID: c.ConnectionID}
 		if err := tx.Get(con); err != nil {
@@ -212,22 +211,7 @@ func (s *Service) end(to domain.ConsentState, told domain.NoticeType) effect {
 			act.Details["repeated"] = "true"
 			return nil
 		}
-		now, granted := s.Env.Now(), c.State == domain.ConsentValid
-		if err := c.Move(to, now); err != nil {
-			return err
-		}
-		if con.State != domain.ConnectionRemoved {
-			if err := con.Move(domain.ConnectionRemoved, domain.ReasonConsentEnded, now); err != nil {
-				return err
-			}
-		}
-		if err := domain.Tell(s.Env, tx, con, told, ""); err != nil {
-			return err
-		}
-		if err := putAll(tx, c, con); err != nil || !granted {
-			return err
-		}
-		return tx.Emit(domain.Event{Topic: domain.TopicErasure, Subject: con.Key(), Custodian: con.Custodian, Lane: string(con.ClientID)})
+		return domain.EndConsent(s.Env, tx, c, con, to)
 	}
 }
 

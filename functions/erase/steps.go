@@ -126,19 +126,23 @@ func (s *Service) begin(ctx context.Context, r *request) error {
 		if err != nil {
 			return err
 		}
-		if err := s.endConsent(tx, r, c, h); err != nil {
-			return err
-		}
 		if err := s.destroy(tx, r, h); err != nil {
 			return err
 		}
 		if err := s.cancel(tx, r, h); err != nil {
 			return err
 		}
+		asked, err := s.endConsent(tx, r, c, h.connection, a)
+		if err != nil {
+			return err
+		}
 		tally(a, h.line.Erased)
-		return errors.Join(s.settle(tx, r, h.connection), tx.Put(h.connection), tx.Put(h.line),
-			tx.Emit(domain.Event{Topic: domain.TopicErasure, Subject: h.connection.Key(),
-				Custodian: h.connection.Custodian, Lane: string(h.connection.ClientID), NotBefore: s.Env.Now().Add(safetyNet)}))
+		err = errors.Join(s.settle(tx, r, h.connection), tx.Put(h.connection), tx.Put(h.line))
+		if err != nil || asked {
+			return err
+		}
+		return tx.Emit(domain.Event{Topic: domain.TopicErasure, Subject: h.connection.Key(),
+			Custodian: h.connection.Custodian, Lane: string(h.connection.ClientID), NotBefore: s.Env.Now().Add(safetyNet)})
 	})
 }
 
@@ -183,31 +187,18 @@ func (s *Service) hold(tx domain.Tx, r *request, recent []domain.Session) (h *ho
 	return h, nil
 }
 
-// endConsent ends an open consent where all is to be erased.
-func (s *Service) endConsent(tx domain.Tx, r *request, c *domain.Consent, h *holdings) error {
-	if !r.all() {
-		return nil
+// endConsent ends an open consent where all is to be erased, as every other door does, and records that beside the
+// erasure. It reports whether the ending has asked for the erasure, too.
+func (s *Service) endConsent(tx domain.Tx, r *request, c *domain.Consent, conn *domain.Connection, a *domain.Act) (asked bool, err error) {
+	if !r.all() || r.ends == "" || domain.ConsentMoves.Final(c.State) {
+		return false, nil
 	}
-	now := s.Env.Now()
-	if h.connection.State != domain.ConnectionRemoved {
-		if err := h.connection.Move(domain.ConnectionRemoved, domain.ReasonConsentEnded, now); err != nil {
-			return err
-		}
+	to := r.ends
+	if to == domain.ConsentRevoked {
+		to = c.Withdrawn()
 	}
-	if r.ends == "" || domain.ConsentMoves.Final(c.State) {
-		return nil
-	}
-	to, notice := r.ends, domain.NoticeConsentTerminated
-	switch {
-	case to == domain.ConsentRevoked && c.State == domain.ConsentReceived:
-		to, notice = domain.ConsentRejected, domain.NoticeConsentRejected
-	case to == domain.ConsentRevoked:
-		notice = domain.NoticeConsentRevoked
-	}
-	if err := c.Move(to, now); err != nil {
-		return err
-	}
-	return errors.Join(tx.Put(c), domain.Tell(s.Env, tx, h.connection, notice, string(c.ID)))
+	asked = c.State == domain.ConsentValid
+	return asked, errors.Join(domain.EndConsent(s.Env, tx, c, conn, to), a.Also(s.Env, tx, c, "consent."+string(to), string(c.ID)))
 }
 
 // destroy deletes what opens the rest, and counts it.

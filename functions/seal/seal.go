@@ -103,115 +103,26 @@ func (s *Service) begin(ctx context.Context, c *serve.Call, action string, choos
 	act := domain.Act{Action: action, Function: "seal", Actor: v.Actor(), Origin: c.Origin, ConsentID: v.ConsentID,
 		ClientID: v.ClientID, InvestorRef: v.InvestorRef, ConnectionID: v.ConnectionID, Subject: string(v.ConnectionID)}
 	err := domain.Perform(ctx, s.Env, s.Store, act, func(tx domain.Tx, consent *domain.Consent, a *domain.Act) error {
-		held, err := read(tx, v.ConnectionID)
+		held, err := domain.ReadHeld(tx, v.ConnectionID)
 		if err != nil {
 			return err
 		}
-		if err := held.refusal(consent); err != nil {
+		begin := domain.Beginning{ID: id, Cause: domain.CauseReconnect}
+		if err := held.MayBegin(consent, begin, s.Env.Now()); err != nil && !errors.Is(err, domain.ErrCredentialMissing) && !errors.Is(err, domain.ErrCredentialRefused) {
+			return err // before any key is asked for
+		}
+		if begin.Credential, err = choose(held.Credential, held.Connection); err != nil {
 			return err
 		}
-		if held.live(s.Env.Now()) {
-			return errRunning
-		}
-		credential, err := choose(held.credential, held.connection)
-		if err != nil {
-			return err
+		if begin.Credential != nil && held.Connection.Versions == 0 {
+			begin.Cause = domain.CauseFirst
 		}
 		a.Details["session"] = string(id)
-		return s.put(tx, held, credential, id)
+		_, err = domain.BeginSession(s.Env, tx, consent, held, begin)
+		return err
 	})
 	if err != nil {
 		return serve.Answer{}, err
 	}
 	return serve.Answer{Status: http.StatusAccepted, Body: sessionAnswer{id}}, nil
-}
-
-var errRunning = &domain.Error{Kind: domain.Conflict, Code: "session_running", Message: "we are at your bank already; wait for the result"}
-
-// held is what a connection has when the investor comes with a credential. What is not there is nil.
-type held struct {
-	connection *domain.Connection
-	session    *domain.Session // the last one
-	challenge  *domain.Challenge
-	credential *domain.Credential
-}
-
-func read(tx domain.Tx, id domain.ConnectionID) (*held, error) {
-	h := &held{connection: &domain.Connection{ID: id}}
-	if err := tx.Get(h.connection); err != nil {
-		return nil, err
-	}
-	var err error
-	if h.credential, err = domain.Maybe(tx, &domain.Credential{ConnectionID: id}); err != nil || h.connection.SessionID == "" {
-		return h, err
-	}
-	if h.session, err = domain.Maybe(tx, &domain.Session{ID: h.connection.SessionID}); err != nil || h.session == nil || h.session.ChallengeID == "" {
-		return h, err
-	}
-	h.challenge, err = domain.Maybe(tx, &domain.Challenge{ID: h.session.ChallengeID})
-	return h, err
-}
-
-// refusal says what the consent has against another visit to the bank of this connection.
-func (h *held) refusal(c *domain.Consent) error {
-	switch {
-	case h.connection.Custodian != c.Custodian || h.connection.ConsentID != c.ID:
-		return &domain.Error{Kind: domain.Forbidden, Code: "consent_custodian", Message: "the consent does not cover this custodian"}
-	case c.Access == domain.AccessOnce && !h.connection.LastRefreshedAt.IsZero():
-		return &domain.Error{Kind: domain.Forbidden, Code: "consent_one_off", Message: "the consent allows one reading, and it was done; ask for a new consent"}
-	}
-	return nil
-}
-
-// live says whether a session is at work. One that only waits for an answer gives way, and so does one that nobody
-// has ended in all its life.
-func (h *held) live(now domain.Time) bool {
-	return h.session != nil && now.Before(h.session.ExpiresAt) &&
-		(h.session.State == domain.SessionQueued || h.session.State == domain.SessionRunning)
-}
-
-// put writes the credential if it is new, the session, and the connection.
-func (s *Service) put(tx domain.Tx, h *held, credential *domain.Credential, id domain.SessionID) error {
-	now, conn := s.Env.Now(), h.connection
-	cause := domain.CauseFirst
-	if conn.Versions > 0 || credential == nil {
-		cause = domain.CauseReconnect
-	}
-	if err := h.giveWay(tx, now); err != nil {
-		return err
-	}
-	if credential != nil {
-		if err := tx.Put(credential); err != nil {
-			return err
-		}
-	}
-	if conn.State != domain.ConnectionBusy {
-		if err := conn.Move(domain.ConnectionBusy, "", now); err != nil {
-			return err
-		}
-	}
-	conn.SessionID = id
-	session := &domain.Session{ID: id, ClientID: conn.ClientID, ConsentID: conn.ConsentID, ConnectionID: conn.ID,
-		Custodian: conn.Custodian, Cause: cause, State: domain.SessionQueued, CreatedAt: now, UpdatedAt: now,
-		ExpiresAt: now.Add(domain.SessionLife)}
-	return errors.Join(tx.Put(session), tx.Put(conn),
-		tx.Emit(domain.Event{Topic: domain.TopicSession, Subject: session.Key(), Custodian: conn.Custodian, Lane: session.Lane()}))
-}
-
-// giveWay cancels the session that waits for an answer, wipes what its question showed, and hands it to extraction,
-// which closes it at the bank.
-func (h *held) giveWay(tx domain.Tx, now domain.Time) error {
-	if h.session == nil || domain.SessionMoves.Final(h.session.State) {
-		return nil
-	}
-	if err := h.session.Move(domain.SessionCancelled, domain.ReasonInterrupted, now); err != nil {
-		return err
-	}
-	if h.challenge != nil && !domain.SCAMoves.Final(h.challenge.State) {
-		if err := errors.Join(h.challenge.Move(domain.SCAFailed, now), tx.Put(h.challenge)); err != nil {
-			return err
-		}
-	}
-	return errors.Join(tx.Put(h.session), tx.Emit(domain.Event{Topic: domain.TopicSession, Subject: h.session.Key(), Custodian: h.session.Custodian,
-		Lane: h.session.Lane()}))
 }

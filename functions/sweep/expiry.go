@@ -38,20 +38,9 @@ func (s *Service) expireOne(ctx context.Context, seen *domain.Consent) error {
 		if err := tx.Get(conn); err != nil {
 			return err
 		}
-		now := s.Env.Now()
-		if domain.ConsentMoves.Final(c.State) || now.Before(c.ExpiresAt) {
+		if domain.ConsentMoves.Final(c.State) || s.Env.Now().Before(c.ExpiresAt) {
 			return errNothing // somebody was faster
 		}
-		if err := c.Move(domain.ConsentExpired, now); err != nil {
-			return err
-		}
-		if conn.State != domain.ConnectionRemoved {
-			if err := conn.Move(domain.ConnectionRemoved, domain.ReasonConsentEnded, now); err != nil {
-				return err
-			}
-		}
-		return errors.Join(domain.Tell(s.Env, tx, conn, domain.NoticeConsentExpired, string(c.ID)), tx.Put(c), tx.Put(conn),
-			tx.Emit(domain.Event{Topic: domain.TopicErasure, Subject: conn.Key(), Custodian: conn.Custodian,
-				Lane: string(conn.ClientID)}))
+		return domain.EndConsent(s.Env, tx, c, conn, domain.ConsentExpired)
 	})
 }

@@ -3,6 +3,7 @@ package sweep_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -133,6 +134,16 @@ func (h *house) get(d domain.Document) {
 	}
 }
 
+func (h *house) delete(d domain.Document) {
+	h.t.Helper()
+	err := h.store.Store.Commit(h.t.Context(), func(tx domain.Tx) error {
+		return errors.Join(tx.Delete(d), tx.Record(domain.Note(h.env, "test", "laid", domain.Actor{Kind: domain.ActorOperator, ID: "test"}, "", "test", nil)))
+	})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+}
+
 func (h *house) gone(d domain.Document) bool {
 	h.t.Helper()
 	err := h.store.Get(h.t.Context(), d)
@@ -166,6 +177,7 @@ func (h *house) made() (*domain.Consent, *domain.Connection) {
 	consent := &domain.Consent{ID: conn.ConsentID, ClientID: h.client.ID, ConnectionID: conn.ID, InvestorRef: "inv",
 		Products: domain.Products, Custodian: "sandbox", Access: domain.AccessRecurring, ExpiresAt: now.Add(24 * time.Hour),
 		State: domain.ConsentValid, CreatedAt: now, UpdatedAt: now}
+	h.put(&domain.Credential{ConnectionID: conn.ID, State: domain.CredentialAccepted})
 	return consent, conn
 }
 

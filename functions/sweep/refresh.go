@@ -72,7 +72,7 @@ func (s *Service) clients(ctx context.Context) (due []domain.Query, err error) {
 	}
 }
 
-// refreshOne queues one session, or stops the schedule if the consent no longer allows it.
+// refreshOne queues one session, or stops the schedule if the consent no longer allows it or no login is left.
 func (s *Service) refreshOne(ctx context.Context, conn *domain.Connection, r *Report) (failed error) {
 	ctx, span := observe.Root(ctx, "schedule refresh", observe.Custodian(conn.Custodian)) // what it leads to is an act of its own
 	defer func() { span.End(failed) }()
@@ -83,7 +83,7 @@ func (s *Service) refreshOne(ctx context.Context, conn *domain.Connection, r *Re
 	err := s.queue(ctx, conn, s.Env.Now().Add(time.Duration(r.Refreshes)*s.pace()))
 	if err == nil {
 		r.Refreshes++
-	} else if domain.KindOf(err) == domain.Forbidden {
+	} else if domain.KindOf(err) == domain.Forbidden || errors.Is(err, domain.ErrCredentialMissing) || errors.Is(err, domain.ErrCredentialRefused) {
 		err = s.stop(ctx, conn, domain.CodeOf(err), r)
 	}
 	return errors.Join(loose, ignoreNothing(err))
@@ -97,33 +97,22 @@ func (s *Service) queue(ctx context.Context, seen *domain.Connection, at domain.
 	id := domain.NewID[domain.SessionID](s.Env)
 	var postponed bool
 	err := domain.Perform(ctx, s.Env, s.Store, a, func(tx domain.Tx, c *domain.Consent, a *domain.Act) error {
-		conn := &domain.Connection{ID: seen.ID}
-		if err := tx.Get(conn); err != nil {
-			return err
-		}
-		live, err := underWay(tx, conn.SessionID, s.Env.Now())
+		held, err := domain.ReadHeld(tx, seen.ID)
 		if err != nil {
 			return err
 		}
-		now := s.Env.Now()
+		conn, now := held.Connection, s.Env.Now()
 		if conn.State != domain.ConnectionActive || conn.NextRefreshAt.IsZero() || now.Before(conn.NextRefreshAt) {
 			return errNothing // somebody was faster
 		}
-		if c.Access != domain.AccessRecurring {
-			return &domain.Error{Kind: domain.Forbidden, Code: "consent_one_off", Message: "the consent allows one reading"}
-		}
 		conn.NextRefreshAt, conn.UpdatedAt = now.Add(lookAgain), now
-		if postponed = live; postponed {
+		if postponed = held.Session.Live(now); postponed {
 			a.Details["postponed"] = "true"
 			return tx.Put(conn)
 		}
-		conn.SessionID = id
 		a.Details["session"] = string(id)
-		session := &domain.Session{ID: id, ClientID: c.ClientID, ConsentID: c.ID, ConnectionID: conn.ID,
-			Custodian: c.Custodian, Cause: domain.CauseScheduled, State: domain.SessionQueued, CreatedAt: now,
-			UpdatedAt: now, ExpiresAt: now.Add(domain.SessionLife)}
-		return errors.Join(tx.Put(session), tx.Put(conn), tx.Emit(domain.Event{Topic: domain.TopicSession,
-			Subject: session.Key(), Custodian: c.Custodian, Lane: session.Lane(), NotBefore: at}))
+		_, err = domain.BeginSession(s.Env, tx, c, held, domain.Beginning{ID: id, Cause: domain.CauseScheduled, NotBefore: at})
+		return err
 	})
 	if err == nil && postponed {
 		return errNothing
@@ -131,17 +120,7 @@ func (s *Service) queue(ctx context.Context, seen *domain.Connection, at domain.
 	return err
 }
 
-// underWay says whether a session is going on.
-func underWay(tx domain.Tx, id domain.SessionID, now domain.Time) (bool, error) {
-	if id == "" {
-		return false, nil
-	}
-	session := &domain.Session{ID: id}
-	there, err := domain.Find(tx, session)
-	return there && !domain.SessionMoves.Final(session.State) && now.Before(session.ExpiresAt), err
-}
-
-// stop ends the schedule of a connection whose consent no longer allows a reading; that of a suspended client waits, as
+// stop ends the schedule of a connection that nothing allows a reading of any more; that of a suspended client waits, as
 // a suspension may be lifted. The refusal is recorded already.
 func (s *Service) stop(ctx context.Context, seen *domain.Connection, why string, r *Report) error {
 	a, next := act("schedule.stopped", seen.ClientID, seen.ConsentID, seen.ID), domain.Time{}

@@ -157,6 +157,12 @@ func (a *Act) entry(e Env, c *Consent, outcome Outcome, reason string) *Entry {
 			Purpose: c.Purpose.Code, Outcome: outcome, Reason: reason, Origin: a.Origin, Details: a.Details}}
 }
 
+// Also records within tx one more act that the same transaction makes under the same consent, by the same actor.
+func (a Act) Also(e Env, tx Tx, c *Consent, action, subject string) error {
+	a.Action, a.Subject, a.Details = action, subject, nil
+	return tx.Record(a.entry(e, c, OutcomeAllowed, ""))
+}
+
 // Note makes an entry for an act that needs no consent: a client's keys, endpoints and settings, and housekeeping.
 func Note(e Env, function, action string, actor Actor, client ClientID, subject string, details map[string]string) *Entry {
 	return &Entry{SpecVersion: "1.0", ID: NewID[EntryID](e), Source: "/functions/" + function, Type: "sluis." + action,

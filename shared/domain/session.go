@@ -27,8 +27,8 @@ type Session struct {
 func (*Session) Kind() DocumentKind { return "session" }
 func (s *Session) Key() string      { return string(s.ID) }
 
-// Attended says whether the investor is at the page: only then may a bank be asked for an SCA challenge.
-func (s *Session) Attended() bool { return s.Cause == CauseFirst || s.Cause == CauseReconnect }
+// Attended reports whether the investor is at the page: only then may a bank be asked for an SCA challenge.
+func (s *Session) Attended() bool { return s.Cause.Attended() }
 
 // Lane is whom its events are for: the client, or the investor who is at the page, who takes turns with whole clients.
 func (s *Session) Lane() string {
@@ -47,6 +47,9 @@ const (
 	CauseRequested Cause = "requested" // the client asked for fresh data
 	CauseScheduled Cause = "scheduled" // it was due
 )
+
+// Attended reports whether the investor began it.
+func (c Cause) Attended() bool { return c == CauseFirst || c == CauseReconnect }
 
 // SessionState is where a session stands.
 type SessionState string
