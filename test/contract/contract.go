@@ -6,6 +6,7 @@ package contract
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"strings"
@@ -24,6 +25,7 @@ const base = "https://sluis.invalid/schemas/"
 // Checker validates against the schemas. It is safe for concurrent use.
 type Checker struct {
 	api      map[string]any // openapi.yaml
+	bundle   map[string]any // openapi.json, as clients have it
 	mu       sync.Mutex     // guards what follows
 	compiler *jsonschema.Compiler
 	compiled map[string]*jsonschema.Schema
@@ -53,7 +55,26 @@ func New() (*Checker, error) {
 	if c.api, err = readAPI(); err != nil {
 		return nil, err
 	}
-	return c, c.compiler.AddResource(base+"openapi.yaml", c.api)
+	if err := c.compiler.AddResource(base+"openapi.yaml", c.api); err != nil {
+		return nil, err
+	}
+	if c.bundle, err = readBundle(); err != nil {
+		return nil, err
+	}
+	return c, c.compiler.AddResource(base+"openapi.json", c.bundle)
+}
+
+// readBundle makes openapi.json anew, so that what is tested is what its sources say.
+func readBundle() (map[string]any, error) {
+	raw, err := Bundle(schemas.FS)
+	if err != nil {
+		return nil, err
+	}
+	document, err := jsonschema.UnmarshalJSON(bytes.NewReader(raw))
+	if err != nil {
+		return nil, fmt.Errorf("reading openapi.json: %w", err)
+	}
+	return document.(map[string]any), nil
 }
 
 // readAPI reads openapi.yaml as JSON would be read.
@@ -105,31 +126,21 @@ func (c *Checker) Record(product domain.Product, line []byte) error {
 }
 
 // Answer checks an answer of the API, or of the pages' JSON endpoints: that the path template, the method and the
-// status are described, and that the body is as described. An answer without a body has an empty one.
+// status are described, and that the body is as described, in openapi.yaml and in the document that clients have. An
+// answer without a body has an empty one.
 func (c *Checker) Answer(method, template string, status int, body []byte) error {
 	where := fmt.Sprintf("%s %s %d", method, template, status)
-	responses := []string{"paths", template, strings.ToLower(method), "responses"}
-	var response any
-	at := []string(nil)
-	for _, key := range []string{fmt.Sprint(status), fmt.Sprintf("%dXX", status/100), "default"} {
-		if key == "default" && status < 400 {
-			break
-		}
-		at = append(append([]string(nil), responses...), key)
-		if response = c.at(at); response != nil {
+	if err := c.described("openapi.yaml", c.api, method, template, status, body); err != nil {
+		return fmt.Errorf("%s: openapi.yaml: %w", where, err)
+	}
+	var err error
+	for _, written := range c.written(template) {
+		if err = c.described("openapi.json", c.bundle, method, written, status, body); err == nil {
 			break
 		}
 	}
-	described, ok := response.(map[string]any)
-	if !ok {
-		return fmt.Errorf("%s: openapi.yaml does not describe this answer", where)
-	}
-	if ref, ok := described["$ref"].(string); ok {
-		at = strings.Split(strings.TrimPrefix(ref, "#/"), "/")
-		described, _ = c.at(at).(map[string]any)
-	}
-	if err := c.body(at, described, body); err != nil {
-		return fmt.Errorf("%s: %w", where, err)
+	if err != nil {
+		return fmt.Errorf("%s: openapi.json: %w", where, err)
 	}
 	if status >= 400 {
 		return sameStatus(where, status, body)
@@ -137,18 +148,52 @@ func (c *Checker) Answer(method, template string, status int, body []byte) error
 	return nil
 }
 
-// body checks the body of a described response, which stands at the path at.
-func (c *Checker) body(at []string, described map[string]any, body []byte) error {
+// written gives the paths of openapi.json that a path of openapi.yaml became.
+func (c *Checker) written(template string) []string {
+	each, ok := at(c.api, []string{"paths", template, "x-each"}).(map[string]any)
+	if !ok {
+		return []string{template}
+	}
+	name := at(c.api, []string{"components", "parameters", each["parameter"].(string), "name"}).(string)
+	var all []string
+	for value := range each["values"].(map[string]any) {
+		all = append(all, strings.Replace(template, "{"+name+"}", value, 1))
+	}
+	return all
+}
+
+// described checks that a document describes an answer.
+func (c *Checker) described(name string, document map[string]any, method, template string, status int, body []byte) error {
+	responses := []string{"paths", template, strings.ToLower(method), "responses"}
+	var response any
+	path := []string(nil)
+	for _, key := range []string{fmt.Sprint(status), fmt.Sprintf("%dXX", status/100), "default"} {
+		if key == "default" && status < 400 {
+			break
+		}
+		path = append(append([]string(nil), responses...), key)
+		if response = at(document, path); response != nil {
+			break
+		}
+	}
+	described, ok := response.(map[string]any)
+	if !ok {
+		return errors.New("it does not describe this answer")
+	}
+	if ref, ok := described["$ref"].(string); ok {
+		path = strings.Split(strings.TrimPrefix(ref, "#/"), "/")
+		described, _ = at(document, path).(map[string]any)
+	}
 	content, _ := described["content"].(map[string]any)
 	if len(content) == 0 {
 		if len(body) > 0 {
-			return fmt.Errorf("no body is described, but there is one")
+			return errors.New("no body is described, but there is one")
 		}
 		return nil
 	}
 	for _, media := range []string{"application/json", "application/problem+json"} {
 		if content[media] != nil {
-			return c.against("openapi.yaml#/"+pointer(append(at, "content", media, "schema")), body)
+			return c.against(name+"#/"+pointer(append(path, "content", media, "schema")), body)
 		}
 	}
 	return nil // a stream or an image
@@ -169,8 +214,11 @@ func sameStatus(where string, status int, body []byte) error {
 }
 
 // at finds what stands at a path in openapi.yaml, or nil.
-func (c *Checker) at(path []string) any {
-	var v any = c.api
+func (c *Checker) at(path []string) any { return at(c.api, path) }
+
+// at finds what stands at a path in a document, or nil.
+func at(document map[string]any, path []string) any {
+	var v any = document
 	for _, key := range path {
 		m, ok := v.(map[string]any)
 		if !ok {

@@ -60,7 +60,7 @@ func TestEveryRouteIsDescribedAndTheReverse(t *testing.T) {
 	ids := map[string]string{}
 	for template, item := range c.api["paths"].(map[string]any) {
 		for method, operation := range item.(map[string]any) {
-			if method == "servers" {
+			if !isMethod(method) {
 				continue
 			}
 			name := strings.ToUpper(method) + " " + template
@@ -329,8 +329,8 @@ var mirrors = map[string]string{
 	"Amount": "portfolio.schema.json#/$defs/amount", "Price": "portfolio.schema.json#/$defs/price",
 	"FX": "portfolio.schema.json#/$defs/fx", "TaxLot": "portfolio.schema.json#/$defs/tax_lot",
 	"Party": "portfolio.schema.json#/$defs/party", "Security": "portfolio.schema.json#/$defs/security",
-	"Identifier": "portfolio.schema.json#/$defs/identifier", "OptionTerms": "portfolio.schema.json#/$defs/option",
-	"BondTerms": "portfolio.schema.json#/$defs/bond", "Reconciliation": "portfolio.schema.json#/$defs/reconciliation",
+	"Identifier": "portfolio.schema.json#/$defs/identifier", "OptionTerms": "portfolio.schema.json#/$defs/option_terms",
+	"BondTerms": "portfolio.schema.json#/$defs/bond_terms", "Reconciliation": "portfolio.schema.json#/$defs/reconciliation",
 	"Event": "event.schema.json#", "Entry": "audit-entry.schema.json#",
 	"EntryData": "audit-entry.schema.json#/properties/data", "Actor": "common.schema.json#/$defs/actor",
 	"SCAMethod": "common.schema.json#/$defs/sca_method", "Erasure": "openapi.yaml#/components/schemas/Certificate",

@@ -33,7 +33,7 @@ func (c *Checker) Operations() ([]Operation, error) {
 	for template, item := range paths {
 		methods, _ := item.(map[string]any)
 		for method, described := range methods {
-			if method == "servers" {
+			if !isMethod(method) {
 				continue
 			}
 			op, err := c.operation(template, method, described)
@@ -47,6 +47,11 @@ func (c *Checker) Operations() ([]Operation, error) {
 		return cmp.Or(cmp.Compare(a.Template, b.Template), cmp.Compare(a.Method, b.Method))
 	})
 	return all, nil
+}
+
+// isMethod reports whether a member of a path item is an operation.
+func isMethod(key string) bool {
+	return key == "get" || key == "post" || key == "put" || key == "patch" || key == "delete"
 }
 
 func (c *Checker) operation(template, method string, described any) (Operation, error) {
