@@ -19,6 +19,7 @@ type View struct {
 	Custodian       *domain.Custodian      // chosen; nil before the grant, or where it is no longer available here
 	CredentialState domain.CredentialState // "" when none is held
 	Erasures        []domain.Erasure       // newest first, up to 20
+	Readings        *domain.Budget         // without the investor; nil where nothing bounds them, or nobody has logged in yet
 }
 
 // Limits of the page on which an investor sees all consents.
@@ -272,7 +273,24 @@ func (s *Service) view(ctx context.Context, c *domain.Consent) (View, error) {
 	if err != nil {
 		return View{}, fmt.Errorf("listing erasures: %w", err)
 	}
-	return v, nil
+	v.Readings, err = s.readings(ctx, c, &v.Connection)
+	return v, err
+}
+
+// readings is the budget of the connection's login.
+func (s *Service) readings(ctx context.Context, c *domain.Consent, conn *domain.Connection) (*domain.Budget, error) {
+	if conn.AccessKey == "" || conn.State == domain.ConnectionRemoved {
+		return nil, nil
+	}
+	a := &domain.BankAccess{ID: conn.AccessKey}
+	if err := domain.IgnoreNotFound(s.Store.Get(ctx, a)); err != nil {
+		return nil, fmt.Errorf("reading access: %w", err)
+	}
+	if a.Rules.Readings.Most == 0 {
+		return nil, nil
+	}
+	b := a.Budget(&a.Rules, domain.BankVisit{Recurring: true, Client: c.ClientID, Consent: c.ID, Products: c.Products}, s.Env.Now())
+	return &b, nil
 }
 
 func (s *Service) advisorNames(ctx context.Context, c *domain.Consent) ([]string, error) {

@@ -107,7 +107,7 @@ func (p *sheet) Regions(c domain.Consent) string {
 // field is one input of the login form.
 type field struct {
 	ID, Name, Type, Label, Complete string
-	Max                             int
+	Min, Max                        int
 	Digits, Secret                  bool
 }
 
@@ -115,7 +115,7 @@ type field struct {
 func (p *sheet) Fields() []field {
 	var all []field
 	for _, c := range p.View.Custodian.Credentials {
-		f := field{ID: "f-" + c.Name, Name: c.Name, Type: "text", Label: c.Label[p.Lang], Complete: "username", Max: c.Max,
+		f := field{ID: "f-" + c.Name, Name: c.Name, Type: "text", Label: c.Label[p.Lang], Complete: "username", Min: c.Min, Max: c.Max,
 			Digits: c.Digits, Secret: c.Kind == "password"}
 		if f.Label == "" {
 			f.Label = c.Label["en"]

@@ -1,7 +1,9 @@
 package portfolio
 
 import (
+	"cmp"
 	"context"
+	"maps"
 	"slices"
 
 	"sluis.internal/shared/domain"
@@ -20,10 +22,62 @@ type connectionView struct {
 	PortfolioID     domain.PortfolioID             `json:"portfolio_id,omitempty"`
 	Sequence        int64                          `json:"sequence"`
 	Session         *sessionView                   `json:"session,omitzero"`
+	Access          *accessView                    `json:"access,omitzero"`
 	NextRefreshAt   domain.Time                    `json:"next_refresh_at,omitzero"`
 	LastRefreshedAt domain.Time                    `json:"last_refreshed_at,omitzero"`
 	CreatedAt       domain.Time                    `json:"created_at"`
 	UpdatedAt       domain.Time                    `json:"updated_at"`
+}
+
+// accessView is what the login bears that the connection used last, whoever else shares it.
+type accessView struct {
+	Resting   bool          `json:"resting"`             // one more try could lock it at the bank
+	Wants     domain.Reason `json:"wants,omitempty"`     // what the investor must mend before it is read without them
+	NotBefore domain.Time   `json:"not_before,omitzero"` // nobody logs in sooner
+	Readings  *readingsView `json:"readings,omitzero"`   // without the investor; absent where nothing bounds them
+}
+
+// readingsView is the budget of readings without the investor.
+type readingsView struct {
+	Per   domain.PerOf `json:"per"`
+	Hours int          `json:"hours"`
+	domain.Budget
+}
+
+// accesses adds to each view what its login bears.
+func (s *Service) accesses(ctx context.Context, conns []domain.Connection, views []connectionView) error {
+	var asked []domain.Document
+	found := map[domain.AccessKey]*domain.BankAccess{}
+	for i := range conns {
+		if key := conns[i].AccessKey; key != "" && found[key] == nil {
+			found[key] = &domain.BankAccess{ID: key}
+			asked = append(asked, found[key])
+		}
+	}
+	if len(asked) == 0 {
+		return nil
+	}
+	if err := domain.IgnoreNotFound(s.Store.Get(ctx, asked...)); err != nil {
+		return err
+	}
+	for i := range conns {
+		if a := found[conns[i].AccessKey]; a != nil && !a.CreatedAt.IsZero() && conns[i].State != domain.ConnectionRemoved {
+			views[i].Access = viewAccess(a, &conns[i], s.Env.Now())
+		}
+	}
+	return nil
+}
+
+func viewAccess(a *domain.BankAccess, c *domain.Connection, now domain.Time) *accessView {
+	r, visit := &a.Rules, domain.BankVisit{Recurring: true, Client: c.ClientID, Consent: c.ConsentID, Products: slices.Collect(maps.Keys(c.Products))}
+	v := &accessView{Resting: a.Resting(r, now), Wants: a.Person}
+	if now.Before(a.NextAt) {
+		v.NotBefore = a.NextAt
+	}
+	if r.Readings.Most > 0 {
+		v.Readings = &readingsView{Per: cmp.Or(r.Readings.Per, domain.PerAccess), Hours: r.Readings.Hours, Budget: a.Budget(r, visit, now)}
+	}
+	return v
 }
 
 // productView says whether a reading has all of one product.
@@ -86,6 +140,9 @@ func (s *Service) listConnections(ctx context.Context, c *serve.Call) (serve.Ans
 	for i := range found {
 		page.Data[i] = viewConnection(&found[i])
 	}
+	if err := s.accesses(ctx, found, page.Data); err != nil {
+		return serve.Answer{}, err
+	}
 	return serve.Answer{Body: page}, nil
 }
 
@@ -125,7 +182,11 @@ func (s *Service) getConnection(ctx context.Context, c *serve.Call) (serve.Answe
 				Records: session.Records, CreatedAt: session.CreatedAt, EndedAt: session.EndedAt}
 		}
 	}
-	return serve.Answer{Body: view}, nil
+	views := []connectionView{view}
+	if err := s.accesses(ctx, []domain.Connection{*conn}, views); err != nil {
+		return serve.Answer{}, err
+	}
+	return serve.Answer{Body: views[0]}, nil
 }
 
 // consented says of each product in m what the consent still covers: what was read before the consent was narrowed

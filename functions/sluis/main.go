@@ -44,6 +44,7 @@ type commands struct {
 	Demo        demoCommand        `cmd:"" help:"Run every sandbox journey without a browser."`
 	Client      clientCommands     `cmd:"" help:"Clients: wealth managers and apps that may ask for consents."`
 	Key         keyCommands        `cmd:"" help:"API keys of a client."`
+	Access      accessCommands     `cmd:"" help:"Logins at banks: what stands at them, and releasing one that rests."`
 	Status      statusCommand      `cmd:"" help:"How much lies in the database, and what waits."`
 	DeadLetters deadLetterCommands `cmd:"" name:"dead-letters" help:"Events that were given up."`
 	Audit       auditCommand       `cmd:"" help:"Export the audit entries as CloudEvents, one JSON object a line."`

@@ -112,12 +112,32 @@ func (s *Service) queue(ctx context.Context, seen *domain.Connection, at domain.
 		}
 		a.Details["session"] = string(id)
 		_, err = domain.BeginSession(s.Env, tx, c, held, domain.Beginning{ID: id, Cause: domain.CauseScheduled, NotBefore: at})
+		if why, wait := domain.WhyNotTried(err); why != "" {
+			postponed = true
+			delete(a.Details, "session")
+			a.Details["postponed"] = string(why)
+			return s.leaveAlone(tx, conn, why, wait)
+		}
 		return err
 	})
 	if err == nil && postponed {
 		return errNothing
 	}
 	return err
+}
+
+// leaveAlone puts the next reading off until the access bears it, or pauses a connection whose access only a person can
+// mend, and tells the client.
+func (s *Service) leaveAlone(tx domain.Tx, conn *domain.Connection, why domain.Reason, wait time.Duration) error {
+	now := s.Env.Now()
+	if wait > 0 {
+		conn.NextRefreshAt, conn.UpdatedAt = now.Add(wait), now
+		return tx.Put(conn)
+	}
+	if err := conn.Move(domain.ConnectionPaused, why, now); err != nil {
+		return err
+	}
+	return errors.Join(domain.Tell(s.Env, tx, conn, domain.NoticeConnectionPaused, string(conn.SessionID)), tx.Put(conn))
 }
 
 // stop ends the schedule of a connection that nothing allows a reading of any more; that of a suspended client waits, as

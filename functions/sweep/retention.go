@@ -11,13 +11,14 @@ import (
 
 // mortal lists the kinds of documents that end by themselves: how to read a page of them, and when each ends.
 var mortal = map[domain.DocumentKind]pager{
-	"link":      lives(func(d *domain.Link) domain.Time { return d.ExpiresAt }),
-	"visit":     lives(func(d *domain.Visit) domain.Time { return d.ExpiresAt }),
-	"session":   lives(func(d *domain.Session) domain.Time { return d.ExpiresAt }),
-	"challenge": lives(func(d *domain.Challenge) domain.Time { return d.ExpiresAt }),
-	"notice":    lives(func(d *domain.Notice) domain.Time { return d.ExpiresAt }),
-	"delivery":  lives(func(d *domain.Delivery) domain.Time { return d.ExpiresAt }),
-	"once":      lives(func(d *domain.Once) domain.Time { return d.ExpiresAt }),
+	"link":        lives(func(d *domain.Link) domain.Time { return d.ExpiresAt }),
+	"visit":       lives(func(d *domain.Visit) domain.Time { return d.ExpiresAt }),
+	"session":     lives(func(d *domain.Session) domain.Time { return d.ExpiresAt }),
+	"challenge":   lives(func(d *domain.Challenge) domain.Time { return d.ExpiresAt }),
+	"notice":      lives(func(d *domain.Notice) domain.Time { return d.ExpiresAt }),
+	"delivery":    lives(func(d *domain.Delivery) domain.Time { return d.ExpiresAt }),
+	"bank_access": lives(func(d *domain.BankAccess) domain.Time { return d.ExpiresAt }),
+	"once":        lives(func(d *domain.Once) domain.Time { return d.ExpiresAt }),
 }
 
 // pager reads a page of documents.

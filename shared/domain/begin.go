@@ -1,6 +1,10 @@
 package domain
 
-import "errors"
+import (
+	"errors"
+	"slices"
+	"time"
+)
 
 // Held is what a connection holds, as a transaction reads it before a session begins. What is not there is nil.
 type Held struct {
@@ -8,6 +12,7 @@ type Held struct {
 	Session    *Session   // the newest
 	Challenge  *Challenge // of that session
 	Credential *Credential
+	Access     *BankAccess // of the credential, once it was opened
 }
 
 // ReadHeld reads what the connection holds. A connection that does not exist is ErrNotFound.
@@ -17,8 +22,16 @@ func ReadHeld(tx Tx, id ConnectionID) (*Held, error) {
 		return nil, err
 	}
 	var err error
-	if h.Credential, err = Maybe(tx, &Credential{ConnectionID: id}); err != nil || h.Connection.SessionID == "" {
+	if h.Credential, err = Maybe(tx, &Credential{ConnectionID: id}); err != nil {
 		return h, err
+	}
+	if h.Credential != nil && h.Credential.AccessKey != "" {
+		if h.Access, err = Maybe(tx, &BankAccess{ID: h.Credential.AccessKey}); err != nil {
+			return h, err
+		}
+	}
+	if h.Connection.SessionID == "" {
+		return h, nil
 	}
 	if h.Session, err = Maybe(tx, &Session{ID: h.Connection.SessionID}); err != nil || h.Session == nil || h.Session.ChallengeID == "" {
 		return h, err
@@ -83,6 +96,9 @@ func BeginSession(e Env, tx Tx, c *Consent, h *Held, b Beginning) (*Session, err
 	if err := h.MayBegin(c, b, now); err != nil {
 		return nil, err
 	}
+	if err := h.admits(c, b, now); err != nil {
+		return nil, err
+	}
 	if b.Credential != nil {
 		h.Credential = b.Credential
 		if err := tx.Put(h.Credential); err != nil {
@@ -103,6 +119,26 @@ func BeginSession(e Env, tx Tx, c *Consent, h *Held, b Beginning) (*Session, err
 	event := s.event()
 	event.NotBefore = b.NotBefore
 	return s, errors.Join(tx.Put(s), tx.Put(conn), tx.Emit(event))
+}
+
+// admits says why the access of the login that is held bears no other visit now. Whose login a new one is, only extraction
+// learns, which asks again before the bank hears of it.
+func (h *Held) admits(c *Consent, b Beginning, now Time) error {
+	if b.Credential != nil || h.Access == nil {
+		return nil
+	}
+	return h.Access.Admit(&h.Access.Rules, BankVisit{Attended: b.Cause.Attended(), Recurring: c.Access == AccessRecurring,
+		Client: c.ClientID, Consent: c.ID, Products: c.Products}, now)
+}
+
+// WhyNotTried is the reason for which an access was left alone, and for how long where time mends it; an empty one where
+// err says something else.
+func WhyNotTried(err error) (Reason, time.Duration) {
+	var no *Error
+	if !errors.As(err, &no) || !slices.Contains(NotTried, Reason(no.Code)) {
+		return "", 0
+	}
+	return Reason(no.Code), no.RetryAfter
 }
 
 // leaveSession is the one way to tidy up a session that another one takes the place of: one that waits for an answer, or

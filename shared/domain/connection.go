@@ -11,6 +11,7 @@ type Connection struct {
 	State           ConnectionState           `json:"state"`
 	Reason          Reason                    `json:"reason,omitempty"` // why it is paused or waits for credentials
 	SessionID       SessionID                 `json:"session_id,omitempty"`
+	AccessKey       AccessKey                 `json:"access_key,omitempty"`   // of the login it last used
 	PortfolioID     PortfolioID               `json:"portfolio_id,omitempty"` // the newest version
 	Versions        int64                     `json:"versions"`
 	Staged          bool                      `json:"staged,omitempty"` // parts were stored that perhaps no version names: sweep looks
@@ -69,8 +70,9 @@ type Credential struct {
 	ClientID     ClientID        `json:"client_id"`
 	Custodian    CustodianID     `json:"custodian"`
 	State        CredentialState `json:"state"`
-	InnerKey     string          `json:"inner_key"` // kid of the first gate
-	Sealed       []byte          `json:"sealed"`    // the second gate's ciphertext of the compact JWE
+	InnerKey     string          `json:"inner_key"`            // kid of the first gate
+	Sealed       []byte          `json:"sealed"`               // the second gate's ciphertext of the compact JWE
+	AccessKey    AccessKey       `json:"access_key,omitempty"` // whose login it is; known once it was opened
 	CreatedAt    Time            `json:"created_at"`
 	TriedAt      Time            `json:"tried_at,omitzero"`
 	UpdatedAt    Time            `json:"updated_at"`

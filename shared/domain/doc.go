@@ -11,6 +11,7 @@
 //	Link, Visit the single-use invitation, and the browser visit it opens
 //	Connection  one consent at one custodian, and how well it is doing
 //	Credential  the sealed login of a connection
+//	BankAccess  one login at one bank, as the bank counts what can lock it
 //	Session     one visit to the bank: queued, running, suspended for SCA, ended
 //	Challenge   one question of the bank's strong customer authentication (SCA)
 //	Portfolio   one version of what was read, with its encrypted Parts

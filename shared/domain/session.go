@@ -13,6 +13,7 @@ type Session struct {
 	Reason       Reason       `json:"reason,omitempty"`
 	ChallengeID  ChallengeID  `json:"challenge_id,omitempty"`
 	PortfolioID  PortfolioID  `json:"portfolio_id,omitempty"`
+	AccessKey    AccessKey    `json:"access_key,omitempty"` // whose login it used
 	Sealed       []byte       `json:"sealed,omitempty"`     // the connector's state at the bank, under the session key
 	Records      int          `json:"records"`              // read so far, for the progress shown
 	Attempts     int          `json:"attempts"`             // how often it was claimed; fences off a worker that lost its lease
@@ -93,17 +94,21 @@ func (s *Session) Move(to SessionState, why Reason, at Time) error {
 type Reason string
 
 const (
-	ReasonCredentialsRefused Reason = "credentials_refused" // the bank refused the login; enter it anew
-	ReasonAccountLocked      Reason = "account_locked"      // the bank locked the access; unlock it there
-	ReasonActionRequired     Reason = "action_required"     // the bank wants something done on its own page first
-	ReasonSCARequired        Reason = "sca_required"        // an unattended refresh met SCA; the investor must come back
-	ReasonSCARejected        Reason = "sca_rejected"        // the investor or the bank said no
-	ReasonSCAExpired         Reason = "sca_expired"         // nobody answered in time
-	ReasonBankUnavailable    Reason = "bank_unavailable"    // the bank did not answer, or with a failure
-	ReasonRateLimited        Reason = "rate_limited"        // the bank asked for a pause
-	ReasonBankAnswer         Reason = "bank_answer"         // the bank's answer could not be understood
-	ReasonInterrupted        Reason = "interrupted"         // a login broke off; only a person's word repeats it
-	ReasonEgressRefused      Reason = "egress_refused"      // a request outside the connector's declaration was stopped
+	ReasonCredentialsRefused Reason = "credentials_refused"   // the bank refused the login; enter it anew
+	ReasonAccountLocked      Reason = "account_locked"        // the bank locked the access; unlock it there
+	ReasonActionRequired     Reason = "action_required"       // the bank wants something done on its own page first
+	ReasonSCARequired        Reason = "sca_required"          // an unattended refresh met SCA; the investor must come back
+	ReasonSCARejected        Reason = "sca_rejected"          // the investor or the bank said no
+	ReasonSCAExpired         Reason = "sca_expired"           // nobody answered in time
+	ReasonBankUnavailable    Reason = "bank_unavailable"      // the bank did not answer, or with a failure
+	ReasonRateLimited        Reason = "rate_limited"          // the bank asked for a pause
+	ReasonBankAnswer         Reason = "bank_answer"           // the bank's answer could not be understood
+	ReasonInterrupted        Reason = "interrupted"           // a login broke off; only a person's word repeats it
+	ReasonEgressRefused      Reason = "egress_refused"        // a request outside the connector's declaration was stopped
+	ReasonAccessResting      Reason = "access_resting"        // not tried: one more could lock the access at the bank
+	ReasonAccessWaits        Reason = "access_waits"          // not tried: the bank refused the last one a moment ago
+	ReasonReadingsSpent      Reason = "readings_spent"        // not tried: without the investor, a day has no more readings
+	ReasonMisshapen          Reason = "credentials_misshapen" // not tried: no login of this bank looks like this
 	ReasonConsentEnded       Reason = "consent_ended"
 	ReasonCredentialsErased  Reason = "credentials_erased"
 	ReasonDataErased         Reason = "data_erased"

@@ -52,7 +52,7 @@ func (e *Engine) answer(ctx context.Context, s *domain.Session, r domain.AnswerR
 	}
 	_, out, err := e.step(ctx, j, in)
 	if err != nil {
-		return e.answerFailed(ctx, j, err)
+		return e.answerFailed(ctx, j, in.Kind, err)
 	}
 	if out.Challenge != nil {
 		return e.suspend(ctx, j, out.Challenge, r.Kind == domain.AnswerSelect || r.Kind == domain.AnswerRenew)
@@ -131,10 +131,13 @@ func (e *Engine) backToRest(ctx context.Context, j *job) error {
 
 // answerFailed settles an answer that the bank did not take in. After a passing failure, or where the connector sees
 // that the answer does not fit the question, the investor may answer again; any other failure ends the session.
-func (e *Engine) answerFailed(ctx context.Context, j *job, cause error) error {
+func (e *Engine) answerFailed(ctx context.Context, j *job, kind InputKind, cause error) error {
 	var f *Failure
 	if !errors.As(cause, &f) && domain.KindOf(cause) == domain.Invalid {
 		return errors.Join(cause, e.backToRest(ctx, j))
+	}
+	if f != nil && f.Reason == domain.ReasonAccessResting && kind != InputCode { // the question that stands can still be answered
+		return errors.Join(errEnough, e.backToRest(ctx, j))
 	}
 	if f == nil || !f.Retry || j.session.Retries >= maxRetries {
 		return e.fail(ctx, j, cause)
@@ -150,6 +153,9 @@ func (e *Engine) answerFailed(ctx context.Context, j *job, cause error) error {
 	return &domain.Error{Kind: domain.Unavailable, Code: string(f.Reason), RetryAfter: max(f.RetryAfter, 2*time.Second),
 		Message: "the bank did not answer; try again in a moment", Err: cause}
 }
+
+var errEnough = &domain.Error{Kind: domain.Conflict, Code: "challenges_spent",
+	Message: "the bank locks the access if it is asked for another question without a right answer; answer the one that is shown"}
 
 // verified notes that SCA is passed, keeps the way in, and leaves the reading to an event.
 func (e *Engine) verified(ctx context.Context, j *job, p *Portfolio) error {

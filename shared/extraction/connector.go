@@ -103,7 +103,8 @@ type Failure struct {
 	Reason     domain.Reason
 	Retry      bool          // passing: the same step may succeed later
 	RetryAfter time.Duration // with Retry: no sooner
-	Unjudged   bool          // at login: the bank certainly did not look at the password
+	Unjudged   bool          // the bank certainly did not look at the last password or code, nor issue the challenge asked for last
+	Accepted   bool          // at login: the bank took the password, and what failed came after it
 	Err        error         // for the log; holds no secret and no personal data
 }
 
@@ -132,4 +133,5 @@ type Request struct {
 	Endpoint string
 	Path     string
 	Phase    Phase
+	Counts   domain.BankCount // what the bank may count of it towards locking the access; see Uncounted
 }

@@ -41,7 +41,7 @@ type Gate struct {
 	MaxResponse int64 // bytes of an answer's body; set before first use
 
 	base     http.RoundTripper
-	permit   func(ctx context.Context) error // asked before every request but those that close; nil permits
+	permit   func(ctx context.Context, counts domain.BankCount) error // asked before every request but those that close; nil permits
 	rules    []rule
 	hosts    []string
 	onRefuse func(ctx context.Context, method, host, path string)
@@ -57,6 +57,7 @@ type rule struct {
 	host     string // with its port
 	segments []string
 	template string
+	counts   domain.BankCount
 }
 
 // Guard makes the gate for one custodian. It begins in PhaseLogin; a declaration that Request.Check refuses matches
@@ -134,7 +135,7 @@ func compile(custodian domain.Custodian, d Request) (rule, error) {
 		}
 	}
 	return rule{phase: d.Phase, method: d.Method, host: hostPort(base), segments: segments,
-		template: "/" + strings.Join(segments, "/")}, nil
+		template: "/" + strings.Join(segments, "/"), counts: d.Counts}, nil
 }
 
 func plain(segment string) bool {
@@ -225,26 +226,43 @@ func (g *Gate) judge(req *http.Request) error {
 	if err := g.plainBody(req, phase); err != nil {
 		return err
 	}
-	if !g.declared(req, phase) {
+	if g.declared(req, phase) == nil {
 		return errUndeclared
 	}
 	return nil
 }
 
-// declared says whether the connector declared req for the phase.
-func (g *Gate) declared(req *http.Request, phase Phase) bool {
+// declared is what the connector declared of req for the phase; nil if it did not.
+func (g *Gate) declared(req *http.Request, phase Phase) *rule {
 	segments := strings.Split(req.URL.Path[1:], "/")
-	return slices.ContainsFunc(g.rules, func(r rule) bool {
+	i := slices.IndexFunc(g.rules, func(r rule) bool {
 		return r.phase == phase && r.method == method(req) && r.host == hostPort(req.URL) && r.matches(segments)
 	})
-}
-
-// permitted asks whether the work may go on at all. Closing the session at the bank always may.
-func (g *Gate) permitted(req *http.Request) error {
-	if g.permit == nil || g.declared(req, PhaseEnd) {
+	if i < 0 {
 		return nil
 	}
-	return g.permit(req.Context())
+	return &g.rules[i]
+}
+
+// permitted asks whether the work may go on at all, and whether the access bears what the bank may count. Closing the
+// session at the bank always may be done.
+func (g *Gate) permitted(req *http.Request) error {
+	if g.permit == nil || g.declared(req, PhaseEnd) != nil {
+		return nil
+	}
+	var counts domain.BankCount
+	if r := g.declared(req, g.Phase()); r != nil && req.Context().Value(uncounted{}) == nil {
+		counts = r.counts
+	}
+	return g.permit(req.Context(), counts)
+}
+
+type uncounted struct{}
+
+// Uncounted is for a request of a kind that is declared to count at the bank, but that itself shows it neither password
+// nor code: where one address takes both. Without it, every request of that kind counts.
+func Uncounted(ctx context.Context) context.Context {
+	return context.WithValue(ctx, uncounted{}, true)
 }
 
 // method is what would go over the wire: net/http sends GET for an empty one.

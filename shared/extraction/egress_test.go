@@ -327,7 +327,7 @@ func TestGateReadsOnly(t *testing.T) {
 	for _, method := range []string{"POST", "PUT", "PATCH", "DELETE", "HEAD"} {
 		w := &wire{}
 		g := Guard(testBank, testRequests, w, nil)
-		g.rules = append(g.rules, rule{PhaseRead, method, "api.bank.example:443", []string{"base", "orders"}, "/base/orders"})
+		g.rules = append(g.rules, rule{PhaseRead, method, "api.bank.example:443", []string{"base", "orders"}, "/base/orders", ""})
 		g.SetPhase(PhaseRead)
 		if _, err := g.RoundTrip(request(t, method, "https://api.bank.example/base/orders", "")); err == nil || len(w.reached) > 0 {
 			t.Errorf("%s passed while reading", method)
@@ -341,17 +341,17 @@ func TestRequestCheck(t *testing.T) {
 		r    Request
 		ok   bool
 	}{
-		{"good", Request{"GET", "api", "/a/{id}/b", PhaseRead}, true},
-		{"unknown endpoint", Request{"GET", "other", "/a", PhaseRead}, false},
-		{"endpoint without TLS", Request{"GET", "plain", "/a", PhaseRead}, false},
-		{"writing while reading", Request{"POST", "api", "/a", PhaseRead}, false},
-		{"HEAD while reading", Request{"HEAD", "api", "/a", PhaseRead}, false},
-		{"no phase", Request{"GET", "api", "/a", ""}, false},
-		{"no method", Request{"", "api", "/a", PhaseRead}, false},
-		{"half a name", Request{"GET", "api", "/a/x{id}", PhaseRead}, false},
-		{"wildcard", Request{"GET", "api", "/a/*", PhaseRead}, false},
-		{"dots", Request{"GET", "api", "/a/../b", PhaseRead}, false},
-		{"query", Request{"GET", "api", "/a?b=c", PhaseRead}, false},
+		{"good", Request{"GET", "api", "/a/{id}/b", PhaseRead, ""}, true},
+		{"unknown endpoint", Request{"GET", "other", "/a", PhaseRead, ""}, false},
+		{"endpoint without TLS", Request{"GET", "plain", "/a", PhaseRead, ""}, false},
+		{"writing while reading", Request{"POST", "api", "/a", PhaseRead, ""}, false},
+		{"HEAD while reading", Request{"HEAD", "api", "/a", PhaseRead, ""}, false},
+		{"no phase", Request{"GET", "api", "/a", "", ""}, false},
+		{"no method", Request{"", "api", "/a", PhaseRead, ""}, false},
+		{"half a name", Request{"GET", "api", "/a/x{id}", PhaseRead, ""}, false},
+		{"wildcard", Request{"GET", "api", "/a/*", PhaseRead, ""}, false},
+		{"dots", Request{"GET", "api", "/a/../b", PhaseRead, ""}, false},
+		{"query", Request{"GET", "api", "/a?b=c", PhaseRead, ""}, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if err := c.r.Check(testBank); (err == nil) != c.ok {
@@ -455,7 +455,7 @@ func TestNothingPassesWithoutPermission(t *testing.T) {
 	w, asked := &wire{}, 0
 	requests := append(slices.Clone(testRequests), Request{Method: "DELETE", Endpoint: "api", Path: "/oauth/revoke", Phase: PhaseLogin})
 	g := Guard(testBank, requests, w, nil)
-	g.permit = func(context.Context) error { asked++; return stopped }
+	g.permit = func(context.Context, domain.BankCount) error { asked++; return stopped }
 	for _, step := range []struct {
 		phase          Phase
 		method, path   string

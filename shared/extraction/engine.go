@@ -109,6 +109,12 @@ func (e *Engine) run(ctx context.Context, j *job) error {
 		if err != nil {
 			return e.fail(ctx, j, &Failure{Reason: domain.ReasonInternal, Unjudged: true, Retry: domain.KindOf(err) == domain.Unavailable, Err: err})
 		}
+		if err := e.identify(j, fields); err != nil {
+			for _, secret := range fields {
+				secret.Wipe()
+			}
+			return e.fail(ctx, j, &Failure{Reason: domain.ReasonMisshapen, Unjudged: true, Err: err})
+		}
 		in = Input{Kind: InputLogin, Credentials: fields}
 	}
 	gate, out, err := e.step(ctx, j, in)
@@ -135,6 +141,8 @@ type job struct {
 	verdict    *Failure                // what it thinks now, where that is known but not written down yet
 	stop       context.CancelCauseFunc // cuts the work short
 	unsaved    []byte                  // the way into the bank's session, sealed, until a commit has kept it
+	tries      []try                   // what this step booked on the access and no commit has settled
+	failed     *Failure                // what the visit came to, for the access
 }
 
 // act begins the description of an act on j's session.
@@ -389,8 +397,8 @@ func (e *Engine) step(ctx context.Context, j *job, in Input) (gate *Gate, out Ou
 	defer state.Wipe()
 	gate = e.gate(j.session)
 	var asked atomic.Bool
-	gate.permit = func(ctx context.Context) error {
-		stop := e.goesOn(ctx, j)
+	gate.permit = func(ctx context.Context, counts domain.BankCount) error {
+		stop := e.mayAsk(ctx, j, counts)
 		if stop != nil {
 			stop.Unjudged = !asked.Load() // or else the bank may have looked at the password already
 			return stop
@@ -404,6 +412,7 @@ func (e *Engine) step(ctx context.Context, j *job, in Input) (gate *Gate, out Ou
 	if err == nil && (out.Challenge == nil) == (out.Portfolio == nil) {
 		err = &Failure{Reason: domain.ReasonInternal, Err: errors.New("connector gave not exactly one outcome")}
 	}
+	j.weigh(out, err)
 	return gate, out, err
 }
 

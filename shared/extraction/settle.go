@@ -19,6 +19,7 @@ type settled struct {
 	connection *domain.Connection
 	credential *domain.Credential // nil where none is held
 	challenge  *domain.Challenge  // nil where the session has none
+	access     *domain.BankAccess // nil where this commit has nothing to say of it
 }
 
 // look reads everything of a session.
@@ -57,6 +58,9 @@ func (e *Engine) settle(ctx context.Context, j *job, act domain.Act, fn func(dom
 	defer done()
 	for wait := 50 * time.Millisecond; ; wait *= 4 {
 		err := e.settleOnce(ctx, j, act, fn)
+		if err == nil {
+			j.tries, j.failed = nil, nil
+		}
 		switch domain.KindOf(err) {
 		case domain.Unavailable, domain.RateLimited, domain.Internal:
 		default:
@@ -104,13 +108,16 @@ func (e *Engine) settleOnce(ctx context.Context, j *job, act domain.Act, fn func
 		if err != nil {
 			return err
 		}
+		if err := e.weighIn(tx, j, t); err != nil {
+			return err
+		}
 		if t.open() {
 			a.Details["method"] = t.challenge.Method
 		}
 		if err := fn(tx, c, t, a); err != nil {
 			return err
 		}
-		return errors.Join(tx.Put(t.session), tx.Put(t.connection))
+		return errors.Join(t.putAccess(tx), tx.Put(t.session), tx.Put(t.connection))
 	})
 }
 
@@ -136,6 +143,8 @@ func (t *settled) judge(tx domain.Tx, f *Failure, before domain.CredentialState,
 	switch {
 	case f.Reason == domain.ReasonCredentialsRefused:
 		to = domain.CredentialRefused
+	case f.Accepted:
+		to = domain.CredentialAccepted
 	case f.Unjudged && (before == domain.CredentialAccepted || before == domain.CredentialSealed):
 		to = before
 	}
@@ -153,6 +162,9 @@ func (e *Engine) suspend(ctx context.Context, j *job, q *Challenge, fresh bool) 
 		return e.fail(ctx, j, err)
 	}
 	j.unsaved = sealed
+	if q.TriesLeft, err = e.codesLeft(ctx, j, q.TriesLeft); err != nil {
+		return e.fail(ctx, j, &Failure{Reason: domain.ReasonInternal, Accepted: true, Err: err})
+	}
 	switch {
 	case q.Status == domain.SCARequired || !j.session.Attended(): // nobody is there to answer
 		return e.giveUp(ctx, j, domain.ReasonSCARequired)
@@ -233,7 +245,7 @@ func (e *Engine) giveUp(ctx context.Context, j *job, reason domain.Reason) error
 	err := e.settle(ctx, j, e.act(j.session, "session.failed"), func(tx domain.Tx, _ *domain.Consent, t *settled, a *domain.Act) error {
 		t.session.Sealed = j.unsaved
 		a.Details["reason"] = string(reason)
-		return errors.Join(t.accept(tx, e.Env.Now()), e.end(tx, t, reason))
+		return errors.Join(t.accept(tx, e.Env.Now()), e.end(tx, t, &Failure{Reason: reason}))
 	})
 	return e.stopped(ctx, j, err)
 }
@@ -306,6 +318,8 @@ func (e *Engine) fail(ctx context.Context, j *job, cause error) error {
 	act := e.act(j.session, "session.failed")
 	if again {
 		act.Action = "session.postponed"
+	} else {
+		j.failed = f
 	}
 	err := e.settle(ctx, j, act, func(tx domain.Tx, _ *domain.Consent, t *settled, a *domain.Act) error {
 		a.Details["reason"] = string(f.Reason)
@@ -319,7 +333,7 @@ func (e *Engine) fail(ctx context.Context, j *job, cause error) error {
 		if j.unsaved != nil {
 			t.session.Sealed = j.unsaved
 		}
-		return e.end(tx, t, f.Reason)
+		return e.end(tx, t, f)
 	})
 	if err != nil {
 		j.verdict = f
@@ -343,16 +357,16 @@ func (e *Engine) ended(ctx context.Context, j *job, err error) error {
 	return e.stopped(ctx, j, err)
 }
 
-// end ends a session that failed for reason, with what follows for challenge, connection and client.
-func (e *Engine) end(tx domain.Tx, t *settled, reason domain.Reason) error {
+// end ends a session that came to f, with what follows for challenge, connection and client.
+func (e *Engine) end(tx domain.Tx, t *settled, f *Failure) error {
 	now := e.Env.Now()
-	if err := t.session.Move(domain.SessionFailed, reason, now); err != nil {
+	if err := t.session.Move(domain.SessionFailed, f.Reason, now); err != nil {
 		return err
 	}
-	if err := t.close(tx, reason, now); err != nil {
+	if err := t.close(tx, f.Reason, now); err != nil {
 		return err
 	}
-	return e.afterFailure(tx, t.connection, reason, now)
+	return e.afterFailure(tx, t.connection, f, now)
 }
 
 // close ends the bank's question, if it is open, and what it shows.
@@ -373,20 +387,25 @@ func (t *settled) close(tx domain.Tx, reason domain.Reason, now domain.Time) err
 
 // passing reasons leave a connection that worked before as it is: the next scheduled reading may well succeed.
 var passing = map[domain.Reason]bool{domain.ReasonBankUnavailable: true, domain.ReasonRateLimited: true,
-	domain.ReasonBankAnswer: true, domain.ReasonInternal: true}
+	domain.ReasonBankAnswer: true, domain.ReasonInternal: true, domain.ReasonAccessWaits: true, domain.ReasonReadingsSpent: true}
 
-const tryAgainAfter = time.Hour
+const (
+	tryAgainAfter = time.Hour
+	longestDelay  = 24 * time.Hour
+)
 
-func (e *Engine) afterFailure(tx domain.Tx, c *domain.Connection, reason domain.Reason, now domain.Time) error {
+func (e *Engine) afterFailure(tx domain.Tx, c *domain.Connection, f *Failure, now domain.Time) error {
+	reason := f.Reason
 	to, notice := domain.ConnectionPaused, domain.NoticeConnectionPaused
-	if reason == domain.ReasonCredentialsRefused || reason == domain.ReasonCredentialsErased {
+	switch reason {
+	case domain.ReasonCredentialsRefused, domain.ReasonCredentialsErased, domain.ReasonMisshapen:
 		to, notice = domain.ConnectionAwaiting, domain.NoticeConnectionAwaiting
 	}
 	switch {
 	case c.State == domain.ConnectionActive && passing[reason]:
 		c.Reason, c.UpdatedAt = reason, now
 		if !c.NextRefreshAt.IsZero() {
-			c.NextRefreshAt = now.Add(tryAgainAfter)
+			c.NextRefreshAt = now.Add(max(tryAgainAfter, min(f.RetryAfter, longestDelay)))
 		}
 		return nil
 	case c.State == to:
@@ -437,7 +456,7 @@ func (e *Engine) putBack(tx domain.Tx, t *settled, j *job, a *domain.Act) error 
 		if !f.Unjudged {
 			t.session.Sealed = j.unsaved
 			a.Action, a.Details["reason"] = "session.failed", string(f.Reason)
-			return e.end(tx, t, f.Reason)
+			return e.end(tx, t, f)
 		}
 	}
 	if t.open() {
@@ -468,6 +487,9 @@ func (e *Engine) cancel(ctx context.Context, j *job, why error) error {
 		if domain.SessionMoves.Final(t.session.State) {
 			return errNothing
 		}
+		if err := e.weighIn(tx, j, t); err != nil {
+			return err
+		}
 		now, reason := e.Env.Now(), domain.ReasonConsentEnded
 		lives := c.State == domain.ConsentValid && now.Before(c.ExpiresAt)
 		if lives {
@@ -479,12 +501,12 @@ func (e *Engine) cancel(ctx context.Context, j *job, why error) error {
 		if j.unsaved != nil {
 			t.session.Sealed = j.unsaved
 		}
-		if err := errors.Join(t.judge(tx, j.told(), j.judged, now), t.close(tx, reason, now), tx.Put(t.session)); err != nil {
+		if err := errors.Join(t.judge(tx, j.told(), j.judged, now), t.close(tx, reason, now), t.putAccess(tx), tx.Put(t.session)); err != nil {
 			return err
 		}
 		waits := t.connection.State == domain.ConnectionBusy || t.connection.State == domain.ConnectionSCA
 		if lives && waits && t.connection.SessionID == t.session.ID {
-			return errors.Join(e.afterFailure(tx, t.connection, reason, now), tx.Put(t.connection))
+			return errors.Join(e.afterFailure(tx, t.connection, &Failure{Reason: reason}, now), tx.Put(t.connection))
 		}
 		return nil
 	})
@@ -553,7 +575,7 @@ func (e *Engine) expire(ctx context.Context, s *domain.Session, event domain.Eve
 		if t.open() {
 			a.Details["method"] = t.challenge.Method
 		}
-		return errors.Join(e.end(tx, t, domain.ReasonSCAExpired), tx.Put(t.session), tx.Put(t.connection))
+		return errors.Join(e.end(tx, t, &Failure{Reason: domain.ReasonSCAExpired}), tx.Put(t.session), tx.Put(t.connection))
 	})
 	switch {
 	case refused(err):

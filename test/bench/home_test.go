@@ -114,6 +114,7 @@ type faraway struct{}
 
 func (faraway) Approve(string) bool { return false }
 func (faraway) Refused(string) int  { return 0 }
+func (faraway) Locked(string) bool  { return false }
 
 // house is a home in this process with a client and an inbox. Its handlers run one at a time, and each says what it
 // took.

@@ -15,17 +15,33 @@ function say(text, failed = false) {
 	progress.hidden = failed || text === "";
 }
 
-// fault says what is wrong with a field's value, in words, or "".
+const groups = /[\s.\-\/\u2010-\u2015\u200b\u2060\ufeff]/gu;
+
+// plain is what a field means: of a number, all but what groups it.
+const plain = (input) => ("digits" in input.dataset ? input.value.replace(groups, "") : input.value);
+
+// tidy takes out of a number what groups it: spaces, dots, dashes and slashes, as it stands on letters and cards. It never
+// cuts anything off. A password is left as it is.
+function tidy(input) {
+	if (input.value !== plain(input)) input.value = plain(input);
+}
+
+// fault says what is wrong with a field's value, in words, or "". A login of another length or shape is no login of this
+// bank: it is refused here, before it is sealed, and the bank never counts it.
 function fault(input) {
-	if (input.value === "") return word("js.empty");
-	if ("digits" in input.dataset && !/^[0-9]+$/.test(input.value)) return word("js.digits");
-	if ([...input.value].length > Number(input.dataset.max)) return word("js.long");
+	const value = plain(input);
+	const length = [...value].length;
+	if (length === 0) return word("js.empty");
+	if ("digits" in input.dataset && !/^[0-9]+$/.test(value)) return word("js.digits");
+	if (length > Number(input.dataset.max)) return word("js.long");
+	if (length < Number(input.dataset.min)) return word("js.short");
 	return "";
 }
 
 function check() {
 	let first = null;
 	for (const input of fields) {
+		tidy(input);
 		const text = fault(input);
 		document.getElementById(input.id + "-fault").textContent = text;
 		input.setAttribute("aria-invalid", String(text !== ""));

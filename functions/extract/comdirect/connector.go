@@ -46,14 +46,17 @@ func (Connector) Requests() []extraction.Request {
 	login := func(method, path string) extraction.Request {
 		return extraction.Request{Method: method, Endpoint: "api", Path: path, Phase: extraction.PhaseLogin}
 	}
+	counted := func(method, path string, counts domain.BankCount) extraction.Request {
+		return extraction.Request{Method: method, Endpoint: "api", Path: path, Phase: extraction.PhaseLogin, Counts: counts}
+	}
 	read := func(path string) extraction.Request {
 		return extraction.Request{Method: http.MethodGet, Endpoint: "api", Path: path, Phase: extraction.PhaseRead}
 	}
 	return []extraction.Request{
-		login(http.MethodPost, pathToken),
+		counted(http.MethodPost, pathToken, domain.CountLogin),
 		login(http.MethodGet, pathSessions),
-		login(http.MethodPost, pathSessions+"/{session}/validate"),
-		login(http.MethodPatch, pathSessions+"/{session}"),
+		counted(http.MethodPost, pathSessions+"/{session}/validate", domain.CountChallenge),
+		counted(http.MethodPatch, pathSessions+"/{session}", domain.CountCode),
 		login(http.MethodGet, pathAuthentication+"{id}"),
 		login(http.MethodDelete, pathRevoke),
 		read(pathBalances),

@@ -39,7 +39,18 @@ func login(ctx context.Context, s extraction.Session, in extraction.Input) (extr
 		defer stop()
 		_ = v.revoke(tidy) // best effort: the token ends by itself within 20 minutes
 	}
-	return out, err
+	return out, accepted(err)
+}
+
+// accepted adds to a failure that the bank took the password before it.
+func accepted(err error) error {
+	var f *extraction.Failure
+	if !errors.As(failed(err), &f) {
+		return err
+	}
+	after := *f
+	after.Accepted = true
+	return &after
 }
 
 func (v *visit) afterPassword(ctx context.Context) (extraction.Outcome, error) {
@@ -162,7 +173,7 @@ func (v *visit) grant(ctx context.Context, kind, field, value string) error {
 	}
 	var t token
 	c := call{method: http.MethodPost, path: pathToken, form: true, body: addField(form, field, []byte(value))}
-	if _, err := v.fetch(ctx, c, &t); err != nil {
+	if _, err := v.fetch(extraction.Uncounted(ctx), c, &t); err != nil { // it shows no password
 		return err
 	}
 	return v.take(t)

@@ -26,6 +26,7 @@ type Options struct {
 	PushPolls     int                                              // the question that finds a push approved; 2
 	ChallengeLife time.Duration                                    // of a code; 5 min
 	PushLife      time.Duration                                    // of a push; 60 s
+	Heals         time.Duration                                    // when counters and locks are forgotten; 0 means never, as at the real bank
 
 	// OnRequest is called before a request is served. Path is a template as in Request.Path. The bank holds no lock,
 	// so that the hook may call it.

@@ -472,7 +472,7 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// TestTANs checks the rules for codes: the counters, the locks, and that both heal.
+// TestTANs checks the rules for codes: the counters, the locks, and what resets them.
 func TestTANs(t *testing.T) {
 	t.Run("three wrong TANs lock", func(t *testing.T) {
 		s := openBank(t, nil)
@@ -489,8 +489,43 @@ func TestTANs(t *testing.T) {
 		if !s.Locked("20000002") || s.Refused("20000002") != 0 || s.OpenSessions("") != 0 {
 			t.Error("want locked, not refused, no session")
 		}
-		s.clock.move(11 * time.Minute)
+		if s.clock.move(1000 * time.Hour); !s.Locked("20000002") {
+			t.Error("it healed by itself")
+		}
+		s.Unlock("20000002")
 		s.enter(t, "20000002")
+	})
+	t.Run("three refused logins lock, and one that is taken forgets them", func(t *testing.T) {
+		s := openBank(t, nil)
+		for range 2 {
+			for range 2 {
+				want(t, s.signIn(t, "20000002", "654321"), http.StatusBadRequest, "Bad credentials")
+			}
+			want(t, s.signIn(t, "20000002", PIN), http.StatusOK, "")
+		}
+		for range 3 {
+			want(t, s.signIn(t, "20000002", "654321"), http.StatusBadRequest, "Bad credentials")
+		}
+		want(t, s.signIn(t, "20000002", PIN), http.StatusBadRequest, "User account is locked")
+	})
+	t.Run("wrong TANs count over all sessions", func(t *testing.T) {
+		s := openBank(t, nil)
+		for i := range 3 {
+			v := s.arrive(t, "20000002")
+			want(t, v.validate(""), http.StatusCreated, "")
+			if v.activate(WrongCode); s.Wrong("20000002") != i+1 || s.Locked("20000002") != (i == 2) {
+				t.Errorf("after %d: %d counted, locked %v", i+1, s.Wrong("20000002"), s.Locked("20000002"))
+			}
+		}
+	})
+	t.Run("a bank that heals, where the options say so", func(t *testing.T) {
+		s := openBank(t, func(o *Options) { o.Heals = 10 * time.Minute })
+		for range 3 {
+			s.signIn(t, "20000002", "654321")
+		}
+		if s.clock.move(11 * time.Minute); s.Locked("20000002") || s.InRow("20000002") != 0 {
+			t.Error("it did not heal")
+		}
 	})
 	t.Run("a right TAN forgets wrong ones", func(t *testing.T) {
 		s := openBank(t, nil)

@@ -5,8 +5,9 @@
 // for every TAN method, and one for everything that can go wrong. All else is as at the real bank, its traps included:
 //
 //   - Data is read only with the token of the secondary flow, and that only after SCA (chapters 2.3 to 2.5).
-//   - Five challenges without a right TAN lock the access; so do three wrong TANs (2.3, 2.4). Here, and only here, a
-//     lock heals after ten minutes.
+//   - Five challenges without a right TAN lock the access; so do three wrong TANs (2.3, 2.4) and three refused logins.
+//     It counts over all sessions, by the rules that custodians.json declares, and forgets nothing by itself: a control
+//     call unlocks ([Bank.Unlock]), or [Options] say how long it remembers.
 //   - Every request carries x-http-request-info (1.2.1).
 //   - paging-first above 0 wants transactionState=BOOKED, and paging-count stops at 500: the documentation is silent
 //     about it, users of the real API report it.

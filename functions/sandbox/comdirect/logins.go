@@ -157,7 +157,19 @@ var scaLogins = []Login{
 		play: play{push: pushIgnored}, Note: "Nobody reacts in the app, until the challenge expires."},
 	{Number: "20000025", PIN: PIN, Name: "push approved by a control call", Methods: []string{PushTAN},
 		play: play{push: pushManual}, Note: "Waits until the push is approved or rejected by a control call."},
+	{Number: "20000026", PIN: PIN, Name: "two wrong TANs", Methods: sms, Answers: []string{WrongCode, WrongCode},
+		Reason: domain.ReasonSCARejected, Note: "Enter 999999 twice: the third would lock the access, so it is not asked for."},
+	{Number: Spent, PIN: PIN, Name: "read four times", play: play{exempt: true, changing: true},
+		Note: "As any login without a TAN. The demonstration uses up its readings of a day."},
+	{Number: Counted, PIN: PIN, Name: "counted over all visits", Methods: sms, Answers: []string{Codes[SMSTAN]},
+		Note: "As any login with SMS. The demonstration uses it up, to show that the bank never locks it."},
 }
+
+// Counted is the login whose bank counters a story of its own plays: it is left locked to us, so that no other may use it.
+const Counted = "20000027"
+
+// Spent is the login of which a story uses up a day's readings.
+const Spent = "20000028"
 
 var troubledLogins = []Login{
 	{Number: "20000031", PIN: PIN, Name: "slow bank", Methods: sms, Answers: []string{Codes[SMSTAN]},

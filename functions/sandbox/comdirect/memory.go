@@ -13,8 +13,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
+	"sluis.internal/schemas"
 	"sluis.internal/shared/domain"
 )
 
@@ -32,20 +34,56 @@ type person struct {
 	Visits    int         `json:"visits"`             // sessions so far
 	Attempts  int         `json:"attempts"`           // logins tried
 	Refused   int         `json:"refused"`            // logins refused for their PIN
+	InRow     int         `json:"refused_in_row"`     // refused logins since the last that was taken
 	Open      int         `json:"open_challenges"`    // challenges since the last right TAN
 	Wrong     int         `json:"wrong_tans"`         // wrong TANs since the last right one
 	Locked    bool        `json:"locked,omitempty"`
-	ChangedAt domain.Time `json:"changed_at"` // when Open, Wrong or Locked last changed
+	ChangedAt domain.Time `json:"changed_at"` // when InRow, Open, Wrong or Locked last changed
 }
 
-// heals is when the bank forgives: a person practising has nobody to write to for a new PIN.
-const heals = 10 * time.Minute
+// locks are the rules by which the bank locks, as its row of custodians.json says for whoever asks it: 2.3, 2.4.
+var locks = sync.OnceValue(func() map[domain.BankCount]domain.LockRule {
+	contracts, err := domain.ReadContracts(schemas.FS)
+	if err != nil {
+		panic(err) // the files are part of the program
+	}
+	return contracts.Custodian(CustodianID).Rules.Locks
+})
 
-// Limits of chapters 2.3 and 2.4.
-const (
-	maxChallenges = 5
-	maxWrongTANs  = 3
-)
+// CustodianID is the row of custodians.json that this bank plays.
+const CustodianID domain.CustodianID = "sandbox-comdirect"
+
+// strike counts one more towards locking an access, and says whether that locked it. The caller holds the lock.
+func (b *Bank) strike(number string, c domain.BankCount) (locked bool) {
+	p := b.person(number)
+	of := p.counter(c)
+	*of++
+	p.ChangedAt = b.opts.Env.Now()
+	if at := locks()[c].At; at > 0 && *of >= at {
+		b.lock(number, p)
+		return true
+	}
+	return false
+}
+
+// right sets back what one right answer sets back.
+func (p *person) right(c domain.BankCount, now domain.Time) {
+	for other, rule := range locks() {
+		if rule.ResetBy == c {
+			*p.counter(other), p.ChangedAt = 0, now
+		}
+	}
+}
+
+func (p *person) counter(c domain.BankCount) *int {
+	switch c {
+	case domain.CountLogin:
+		return &p.InRow
+	case domain.CountCode:
+		return &p.Wrong
+	}
+	return &p.Open
+}
 
 // session is one session at the bank.
 type session struct {
@@ -146,15 +184,15 @@ func (b *Bank) write() error {
 	return nil
 }
 
-// person returns what is known of a login, with old troubles forgiven. The caller holds the lock.
+// person returns what is known of a login. The caller holds the lock.
 func (b *Bank) person(number string) *person {
 	p := b.memory.People[number]
 	if p == nil {
 		p = &person{}
 		b.memory.People[number] = p
 	}
-	if b.opts.Env.Now().Sub(p.ChangedAt) > heals {
-		p.Open, p.Wrong, p.Locked = 0, 0, false
+	if heals := b.opts.Heals; heals > 0 && b.opts.Env.Now().Sub(p.ChangedAt) > heals {
+		p.InRow, p.Open, p.Wrong, p.Locked = 0, 0, 0, false
 	}
 	return p
 }

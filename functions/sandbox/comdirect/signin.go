@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+
+	"sluis.internal/shared/domain"
 )
 
 // identifyForm names the login that a token request is about: by its number, or by the token it brings.
@@ -62,10 +64,12 @@ func (b *Bank) passwordGrant(w http.ResponseWriter, r *http.Request, c caller) {
 		return
 	case c.login.refuse || !b.rightPIN(c.login, p, r.PostForm.Get("password")):
 		p.Refused++
+		b.strike(c.login.Number, domain.CountLogin)
 		refuseToken(w, http.StatusBadRequest, "invalid_grant", "Bad credentials")
 		return
 	}
 	b.prune()
+	p.right(domain.CountLogin, b.opts.Env.Now())
 	p.Visits++
 	id, now := b.newID(), b.opts.Env.Now()
 	s := &session{Login: c.login.Number, Visit: p.Visits, OpenedAt: now, TANActive: c.login.exempt}
@@ -239,7 +243,7 @@ func (b *Bank) validate(w http.ResponseWriter, r *http.Request, c caller) {
 		refuseOnce(w)
 		return
 	}
-	if method != FreeTAN && b.tooManyChallenges(c.login.Number) {
+	if method != FreeTAN && b.strike(c.login.Number, domain.CountChallenge) {
 		refuse(w, http.StatusUnprocessableEntity, CodeLocked, CodeLocked, "Ihr Zugang wurde gesperrt.")
 		return
 	}
@@ -258,18 +262,6 @@ func chooseMethod(l *Login, s *session, wanted string) (string, bool) {
 		return l.Methods[0], true
 	}
 	return wanted, slices.Contains(l.Methods, wanted)
-}
-
-// tooManyChallenges counts one more, and locks at the fifth. The caller holds the lock.
-func (b *Bank) tooManyChallenges(number string) bool {
-	p := b.person(number)
-	p.Open++
-	p.ChangedAt = b.opts.Env.Now()
-	if p.Open < maxChallenges {
-		return false
-	}
-	b.lock(number, p)
-	return true
 }
 
 func (b *Bank) newChallenge(method string) *challenge {
@@ -351,8 +343,7 @@ func (b *Bank) activate(w http.ResponseWriter, r *http.Request, c caller) {
 	if !b.passed(w, c.login, s, r.Header.Get("x-once-authentication")) {
 		return
 	}
-	p := b.person(c.login.Number)
-	p.Open, p.Wrong, p.ChangedAt = 0, 0, b.opts.Env.Now()
+	b.person(c.login.Number).right(domain.CountCode, b.opts.Env.Now())
 	s.TANActive, s.Challenge = true, nil
 	answer(w, http.StatusOK, sessionObject{Identifier: c.session, TANActive: true, Activated2FA: true})
 }
@@ -396,15 +387,11 @@ func (b *Bank) pushed(w http.ResponseWriter, l *Login, ch *challenge) bool {
 
 // wrongTAN counts a wrong TAN, and locks at the third (chapter 2.4). The caller holds the lock.
 func (b *Bank) wrongTAN(w http.ResponseWriter, number string) {
-	p := b.person(number)
-	p.Wrong++
-	p.ChangedAt = b.opts.Env.Now()
-	if p.Wrong >= maxWrongTANs {
-		b.lock(number, p)
+	if b.strike(number, domain.CountCode) {
 		refuse(w, http.StatusUnprocessableEntity, CodeLocked, CodeLocked, "Ihr Zugang wurde gesperrt.")
 		return
 	}
-	left := strconv.Itoa(maxWrongTANs - p.Wrong)
+	left := strconv.Itoa(locks()[domain.CountCode].At - b.person(number).Wrong)
 	refuseWith(w, http.StatusBadRequest, CodeWrongTAN, businessMessage{Severity: "ERROR", Key: CodeWrongTAN,
 		Message: "Die TAN ist falsch. Verbleibende Versuche: " + left, Args: map[string]string{"versuche": left}})
 }

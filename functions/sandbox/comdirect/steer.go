@@ -55,6 +55,16 @@ func (b *Bank) Challenges(number string) int {
 	return look(b, number, func(p *person) int { return p.Open })
 }
 
+// InRow is how many logins were refused since the last that was taken; at three the access is locked.
+func (b *Bank) InRow(number string) int {
+	return look(b, number, func(p *person) int { return p.InRow })
+}
+
+// Wrong is how many wrong TANs were given since the last right one; at three the access is locked.
+func (b *Bank) Wrong(number string) int {
+	return look(b, number, func(p *person) int { return p.Wrong })
+}
+
 // Locked says whether this access is locked.
 func (b *Bank) Locked(number string) bool {
 	l := find(number)
@@ -120,9 +130,9 @@ func (b *Bank) ChangePIN(number, pin string) {
 // AcceptTerms does what the login with conditions wants done first.
 func (b *Bank) AcceptTerms(number string) { b.change(number, func(p *person) { p.Accepted = true }) }
 
-// Unlock unlocks an access and forgets its wrong TANs and open challenges.
+// Unlock unlocks an access and forgets its refused logins, wrong TANs and open challenges.
 func (b *Bank) Unlock(number string) {
-	b.change(number, func(p *person) { p.Open, p.Wrong, p.Locked = 0, 0, false })
+	b.change(number, func(p *person) { p.InRow, p.Open, p.Wrong, p.Locked = 0, 0, 0, false })
 }
 
 // Reset makes a number as new: the table's PIN, no counters, no sessions.

@@ -74,6 +74,9 @@ func loginJourney(l bank.Login) (Journey, bool) {
 	if l.Name == "push never approved" {
 		return Journey{}, false // ends when the challenge does, minutes later: told in the tests, by a faster clock
 	}
+	if l.Number == bank.Counted || l.Number == bank.Spent {
+		return Journey{}, false // stories/counted.txt and spent.txt tell them
+	}
 	j := Journey{Name: "login-" + l.Number, Title: l.Name + ": " + l.Note, Steps: []string{"ask", "open", "grant", "login " + l.Number}}
 	for i, code := range l.Answers {
 		if l.Renew && i == len(l.Answers)-1 {
@@ -201,7 +204,13 @@ func init() {
 		"terminate": func(p *Player, ctx context.Context, _ []string) error { return p.app.terminate(ctx) },
 		"erase":     func(p *Player, ctx context.Context, args []string) error { return p.app.erase(ctx, first(args)) },
 		"refusals":  (*Player).refusals,
-		"refused":   (*Player).refused,
+		"unlocked": func(p *Player, _ context.Context, args []string) error {
+			if p.app.Bank.Locked(first(args)) {
+				return fmt.Errorf("the bank has locked the access")
+			}
+			return nil
+		},
+		"refused": (*Player).refused,
 	}
 	for _, word := range []string{"challenge", "done", "ended", "paused", "connect"} {
 		steps[word] = func(p *Player, ctx context.Context, args []string) error {

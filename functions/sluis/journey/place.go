@@ -17,6 +17,7 @@ import (
 type Bank interface {
 	Approve(number string) bool
 	Refused(number string) int
+	Locked(number string) bool
 }
 
 // Place is where journeys are played: a running instance, and a client of it whose webhooks go to an inbox. An
