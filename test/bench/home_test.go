@@ -138,7 +138,7 @@ func openHouse(tb testing.TB, a address) *house {
 	h := &house{bank: a, spent: map[domain.Topic]chan cost{}}
 	h.Inbox, h.Bank = journey.NewInbox(l, nil), faraway{}
 	go func() { _ = h.Inbox.Serve() }() // ends with its listener
-	set := home.Settings{Data: filepath.Join(tb.TempDir(), "data"), API: "127.0.0.1:0", Pages: "127.0.0.1:0", PerMinute: 10_000_000,
+	set := home.Settings{Data: filepath.Join(tb.TempDir(), "data"), API: "127.0.0.1:0", Pages: "127.0.0.1:0", PerMinute: 10_000_000, Rules: &domain.BankRules{},
 		BankAt: &home.BankAddress{Address: a.At, CA: a.trusted()}, Interval: time.Nanosecond, Sweep: time.Hour,
 		Webhooks: []netip.AddrPort{netip.MustParseAddrPort(l.Addr().String())},
 		Fault: func(point string) error {

@@ -164,7 +164,7 @@ func instances(t *testing.T, keys string, n int) *town {
 	v.shift = func(time.Duration) error { return nil } // they share the store's clock
 	dir := data(t, keys)
 	v.keys = home.KeysIn(dir)
-	set := home.Settings{Data: dir, Sweep: quick, Pace: time.Millisecond,
+	set := home.Settings{Data: dir, Sweep: quick, Pace: time.Millisecond, Rules: &domain.BankRules{}, // everybody has the same few logins
 		Env:      domain.Env{Clock: v.clock},
 		BankAt:   &home.BankAddress{Address: server.Address(), CA: server.CA()},
 		Webhooks: []netip.AddrPort{v.second.address}}

@@ -52,6 +52,7 @@ type Settings struct {
 	Pace       time.Duration    // between the beginnings of two scheduled refreshes; 0 means 250 ms
 
 	BankOptions bank.Options
+	Rules       *domain.BankRules                               // of the sandbox custodians, for tests whose many investors share its few logins
 	Fault       func(point string) error                        // as in sql.Options, for tests
 	Disk        string                                          // likewise
 	Connector   func(extraction.Connector) extraction.Connector // likewise: stands before each custodian's
@@ -162,6 +163,9 @@ func (h *Home) extraction(ctx context.Context, secrets domain.Secrets, s Setting
 	for _, c := range h.contracts.Custodians {
 		if c.Sandbox && s.BankAt == nil || !configured(ctx, secrets, c) {
 			continue
+		}
+		if c.Sandbox && s.Rules != nil {
+			c.Rules = *s.Rules
 		}
 		engine, err := extraction.New(h, h.Env, c, h.Keys, secrets, h.Keys.Pseudonym)
 		if err != nil {
