@@ -472,29 +472,8 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// TestTANs checks the rules for codes: the counters, the locks, and what resets them.
-func TestTANs(t *testing.T) {
-	t.Run("three wrong TANs lock", func(t *testing.T) {
-		s := openBank(t, nil)
-		v := s.arrive(t, "20000002")
-		want(t, v.validate(""), http.StatusCreated, "")
-		if v.once.Challenge != "+49-170-12XXXX" || v.once.Type != SMSTAN || v.once.Link != nil {
-			t.Errorf("challenge %+v", v.once)
-		}
-		want(t, v.activate(WrongCode), http.StatusBadRequest, CodeWrongTAN)
-		want(t, v.activate(WrongCode), http.StatusBadRequest, CodeWrongTAN)
-		want(t, v.activate(WrongCode), http.StatusUnprocessableEntity, CodeLocked)
-		want(t, v.activate(Codes[SMSTAN]), http.StatusUnauthorized, "invalid_token") // the session has ended
-		want(t, s.signIn(t, "20000002", PIN), http.StatusBadRequest, "invalid_grant")
-		if !s.Locked("20000002") || s.Refused("20000002") != 0 || s.OpenSessions("") != 0 {
-			t.Error("want locked, not refused, no session")
-		}
-		if s.clock.move(1000 * time.Hour); !s.Locked("20000002") {
-			t.Error("it healed by itself")
-		}
-		s.Unlock("20000002")
-		s.enter(t, "20000002")
-	})
+// TestCountersAreThePersons checks that the bank counts over all sessions, and forgets only what its rules or options say.
+func TestCountersAreThePersons(t *testing.T) {
 	t.Run("three refused logins lock, and one that is taken forgets them", func(t *testing.T) {
 		s := openBank(t, nil)
 		for range 2 {
@@ -526,6 +505,31 @@ func TestTANs(t *testing.T) {
 		if s.clock.move(11 * time.Minute); s.Locked("20000002") || s.InRow("20000002") != 0 {
 			t.Error("it did not heal")
 		}
+	})
+}
+
+// TestTANs checks the rules for codes: the counters, the locks, and what resets them.
+func TestTANs(t *testing.T) {
+	t.Run("three wrong TANs lock", func(t *testing.T) {
+		s := openBank(t, nil)
+		v := s.arrive(t, "20000002")
+		want(t, v.validate(""), http.StatusCreated, "")
+		if v.once.Challenge != "+49-170-12XXXX" || v.once.Type != SMSTAN || v.once.Link != nil {
+			t.Errorf("challenge %+v", v.once)
+		}
+		want(t, v.activate(WrongCode), http.StatusBadRequest, CodeWrongTAN)
+		want(t, v.activate(WrongCode), http.StatusBadRequest, CodeWrongTAN)
+		want(t, v.activate(WrongCode), http.StatusUnprocessableEntity, CodeLocked)
+		want(t, v.activate(Codes[SMSTAN]), http.StatusUnauthorized, "invalid_token") // the session has ended
+		want(t, s.signIn(t, "20000002", PIN), http.StatusBadRequest, "invalid_grant")
+		if !s.Locked("20000002") || s.Refused("20000002") != 0 || s.OpenSessions("") != 0 {
+			t.Error("want locked, not refused, no session")
+		}
+		if s.clock.move(1000 * time.Hour); !s.Locked("20000002") {
+			t.Error("it healed by itself")
+		}
+		s.Unlock("20000002")
+		s.enter(t, "20000002")
 	})
 	t.Run("a right TAN forgets wrong ones", func(t *testing.T) {
 		s := openBank(t, nil)
