@@ -73,6 +73,8 @@ type Credential struct {
 	InnerKey     string          `json:"inner_key"`            // kid of the first gate
 	Sealed       []byte          `json:"sealed"`               // the second gate's ciphertext of the compact JWE
 	AccessKey    AccessKey       `json:"access_key,omitempty"` // whose login it is; known once it was opened
+	Shard        ShardID         `json:"shard"`                // needed to open it
+	SessionShard ShardID         `json:"session_shard"`        // needed to open the states of the sessions that it begins
 	CreatedAt    Time            `json:"created_at"`
 	TriedAt      Time            `json:"tried_at,omitzero"`
 	UpdatedAt    Time            `json:"updated_at"`
@@ -121,6 +123,7 @@ type DataKey struct {
 	ConsentID    ConsentID    `json:"consent_id"`
 	Custodian    CustodianID  `json:"custodian"`
 	Wrapped      []byte       `json:"wrapped"`
+	Shard        ShardID      `json:"shard"` // needed to unwrap it
 	CreatedAt    Time         `json:"created_at"`
 	RewrapAt     Time         `json:"rewrap_at"` // when to look whether an older version of the portfolio key wrapped it
 }

@@ -15,6 +15,7 @@ type Session struct {
 	PortfolioID  PortfolioID  `json:"portfolio_id,omitempty"`
 	AccessKey    AccessKey    `json:"access_key,omitempty"` // whose login it used
 	Sealed       []byte       `json:"sealed,omitempty"`     // the connector's state at the bank, under the session key
+	Shard        ShardID      `json:"shard,omitempty"`      // needed to open it: its credential's SessionShard
 	Records      int          `json:"records"`              // read so far, for the progress shown
 	Attempts     int          `json:"attempts"`             // how often it was claimed; fences off a worker that lost its lease
 	Retries      int          `json:"retries"`              // passing failures so far
