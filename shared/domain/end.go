@@ -16,6 +16,9 @@ var endings = map[ConsentState]NoticeType{
 // has read both documents in tx; they are put here. A move that the consent's law does not know is a Conflict.
 func EndConsent(e Env, tx Tx, c *Consent, conn *Connection, to ConsentState) error {
 	now, granted := e.Now(), c.State == ConsentValid
+	if endings[to] == "" {
+		return &Error{Kind: Conflict, Code: "consent_state", Message: "a consent does not end by becoming " + string(to)}
+	}
 	if err := c.Move(to, now); err != nil {
 		return err
 	}
