@@ -110,7 +110,7 @@ func (s *Service) look(ctx context.Context, id domain.ConnectionID, before *stan
 	case domain.ConnectionMoves.Final(conn.State):
 		return out, nil // the consent is over, and what the bank said goes with it
 	}
-	out.canRetry = credential.State != "" && credential.State != domain.CredentialRefused && credential.State != domain.CredentialTrying
+	out.canRetry = credential.Fits(conn) && credential.State != domain.CredentialRefused && credential.State != domain.CredentialTrying
 	if conn.SessionID == "" {
 		return out, nil
 	}
@@ -224,8 +224,9 @@ func (s *Service) answer(ctx context.Context, c *serve.Call) (serve.Answer, erro
 		return serve.Answer{}, err
 	}
 	r := domain.AnswerRequest{SessionID: challenge.SessionID, ChallengeID: challenge.ID, Kind: in.Kind, Method: in.Method, SealedCode: in.SealedCode}
-	if err := check(r, challenge); err != nil {
-		return serve.Answer{}, err
+	t, err := check(r, challenge, s.Env.Now())
+	if err != nil {
+		return serve.Answer{}, envelope.At("/sealed_code", err)
 	}
 	if in.Kind == domain.AnswerPoll { // the bank says how often it may be asked, not the page
 		done, err := s.turn(ctx, challenge.ID)
@@ -237,7 +238,7 @@ func (s *Service) answer(ctx context.Context, c *serve.Call) (serve.Answer, erro
 		}
 		defer done()
 	}
-	if err := s.authorise(ctx, c, challenge, in.Kind); err != nil {
+	if err := s.authorise(ctx, c, challenge, in.Kind, t); err != nil {
 		return serve.Answer{}, err
 	}
 	asked, span := observe.Begin(ctx, observe.Asked, "call answer", observe.Custodian(challenge.Custodian), observe.Answer(r.Kind))
@@ -265,33 +266,42 @@ func (s *Service) mine(ctx context.Context, c *serve.Call, id domain.ChallengeID
 	return found, nil
 }
 
-func check(r domain.AnswerRequest, c *domain.Challenge) error {
-	if len(r.SealedCode) > envelope.MaxCodeJWE {
-		return domain.Invalidf("/sealed_code", "want at most %d characters", envelope.MaxCodeJWE)
-	}
+// check looks at an answer as far as that goes without a key. Of a code it gives what it was sealed as.
+func check(r domain.AnswerRequest, c *domain.Challenge, now domain.Time) (t domain.Sealing, err error) {
 	switch r.Kind {
 	case domain.AnswerCode:
 		if r.SealedCode == "" {
-			return domain.Invalidf("/sealed_code", "send the code as the page seals it")
+			return t, domain.Invalidf("/sealed_code", "send the code as the page seals it")
 		}
+		if len(r.SealedCode) > envelope.MaxCodeJWE {
+			return t, domain.Invalidf("/sealed_code", "want at most %d characters", envelope.MaxCodeJWE)
+		}
+		told, err := envelope.Inspect(r.SealedCode, envelope.Expect{Typ: envelope.TypCode, Subject: string(c.ID), AnyKid: true}, now)
+		return told.Sealing, err
 	case domain.AnswerSelect:
 		if !slices.ContainsFunc(c.Methods, func(m domain.SCAMethod) bool { return m.ID == r.Method }) {
-			return domain.Invalidf("/method", "choose one of the methods offered")
+			return t, domain.Invalidf("/method", "choose one of the methods offered")
 		}
 	case domain.AnswerPoll, domain.AnswerRenew, domain.AnswerCancel:
 	default:
-		return domain.Invalidf("/kind", "want code, poll, select, renew or cancel")
+		return t, domain.Invalidf("/kind", "want code, poll, select, renew or cancel")
 	}
-	return nil
+	return t, nil
 }
 
-// authorise checks the consent and records that the investor answered: which kind, never what.
-func (s *Service) authorise(ctx context.Context, c *serve.Call, challenge *domain.Challenge, kind domain.AnswerKind) error {
+// authorise checks the consent and records that the investor answered: which kind, never what. A code is counted here,
+// before extraction uses a key for it, and let in once.
+func (s *Service) authorise(ctx context.Context, c *serve.Call, challenge *domain.Challenge, kind domain.AnswerKind, t domain.Sealing) error {
 	v := c.Visit
 	act := domain.Act{Action: "challenge.answered", Function: "challenge", Actor: v.Actor(), Origin: c.Origin,
 		ConsentID: v.ConsentID, ClientID: v.ClientID, InvestorRef: v.InvestorRef, ConnectionID: v.ConnectionID,
 		Custodian: challenge.Custodian, Subject: string(challenge.ID), Details: map[string]string{"kind": string(kind)}}
-	return domain.Perform(ctx, s.Env, s.Store, act, func(domain.Tx, *domain.Consent, *domain.Act) error { return nil })
+	return domain.Perform(ctx, s.Env, s.Store, act, func(tx domain.Tx, _ *domain.Consent, _ *domain.Act) error {
+		if kind != domain.AnswerCode {
+			return nil
+		}
+		return domain.TakeSealing(tx, s.Door.Salt, v, &domain.Challenge{ID: challenge.ID}, t, s.Env.Now())
+	})
 }
 
 // image serves a challenge's picture to the investor it is for.

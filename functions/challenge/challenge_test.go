@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -124,10 +125,16 @@ func TestCanRetry(t *testing.T) {
 		domain.CredentialTrying: false, domain.CredentialRefused: false, "": false} {
 		h := build(t)
 		if state != "" {
-			h.put(&domain.Credential{ID: domain.NewID[domain.CredentialID](h.env), ConnectionID: h.conn.ID, State: state})
+			h.conn.Generation = 2
+			h.put(h.conn, &domain.Credential{ID: domain.NewID[domain.CredentialID](h.env), ConnectionID: h.conn.ID, State: state, Generation: 2})
 		}
 		if got := h.state().CanRetry; got != want {
 			t.Errorf("credential %s: can retry is %t", state, got)
+		}
+		h.conn.Generation = 3
+		h.put(h.conn)
+		if h.state().CanRetry {
+			t.Errorf("credential %s: an older one can be tried again", state)
 		}
 	}
 }
@@ -287,13 +294,16 @@ func TestForeignChallenge(t *testing.T) {
 }
 
 func TestAnswerIsPassedOn(t *testing.T) {
-	for kind, more := range map[domain.AnswerKind][]string{domain.AnswerCode: {"sealed_code", "sealed"}, domain.AnswerSelect: {"method", "P_TAN_PUSH"},
+	for kind, more := range map[domain.AnswerKind][]string{domain.AnswerCode: {"sealed_code", ""}, domain.AnswerSelect: {"method", "P_TAN_PUSH"},
 		domain.AnswerRenew: nil, domain.AnswerCancel: nil, domain.AnswerPoll: nil} {
 		t.Run(string(kind), func(t *testing.T) {
 			h := build(t)
 			h.challenge.State = domain.SCAAwaiting
 			h.put(h.challenge)
 			h.now = h.now.Add(time.Second)
+			if kind == domain.AnswerCode {
+				more = []string{"sealed_code", h.seal("123456")}
+			}
 			h.bank.answer = func(domain.AnswerRequest) error {
 				h.session.Records = 99
 				h.put(h.session)
@@ -304,7 +314,7 @@ func TestAnswerIsPassedOn(t *testing.T) {
 			}
 			want := domain.AnswerRequest{SessionID: h.session.ID, ChallengeID: h.challenge.ID, Kind: kind}
 			if kind == domain.AnswerCode {
-				want.SealedCode = "sealed"
+				want.SealedCode = more[1]
 			}
 			if kind == domain.AnswerSelect {
 				want.Method = "P_TAN_PUSH"
@@ -407,7 +417,7 @@ func TestNoConsentNoAnswer(t *testing.T) {
 			c.lay(h)
 			h.put(h.consent, h.conn)
 			for _, kind := range []domain.AnswerKind{domain.AnswerCode, domain.AnswerRenew, domain.AnswerCancel} {
-				h.refused(h.answer(kind, "sealed_code", "sealed"), c.status, c.code)
+				h.refused(h.answer(kind, "sealed_code", h.seal("123456")), c.status, c.code)
 			}
 			if got := h.bank.requests(); len(got) != 0 {
 				t.Errorf("the bank was asked %v", got)
@@ -425,17 +435,98 @@ func TestNoConsentNoAnswer(t *testing.T) {
 	}
 }
 
+// innerKey is the inner gate's key, in a test's hand.
+var innerKey = sync.OnceValue(func() *rsa.PrivateKey {
+	key, err := rsa.GenerateKey(rand.Reader, 4096)
+	if err != nil {
+		panic(err)
+	}
+	return key
+})
+
+// seal is what the browser makes of a code, as what the sealing function gives it for this visit.
+func (h *house) seal(code string) string {
+	h.t.Helper()
+	c := *h.challenge
+	if err := h.store.Store.Get(h.t.Context(), &c); err != nil {
+		h.t.Fatal(err)
+	}
+	return h.sealAs(h.cookie, c.NextSealing(), code)
+}
+
+func (h *house) sealAs(cookie string, t domain.Sealing, code string) string {
+	h.t.Helper()
+	v := &domain.Visit{Hash: domain.HashToken(cookie)}
+	sealed, err := envelope.PublicJWK(&innerKey().PublicKey).SealCode(v.Issue(domain.NewSecret([]byte("salt")), t, h.env.Now()), code, h.env.Now())
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return sealed
+}
+
+// TestCodesAreTakenOnce: a code goes on once, in the visit that it was sealed in, for the question that it was sealed
+// for. What is played again reaches nobody who could open it.
+func TestCodesAreTakenOnce(t *testing.T) {
+	h := build(t)
+	first := h.seal("111111")
+	h.read(h.answer(domain.AnswerCode, "sealed_code", first))
+	next := domain.Sealing{Subject: string(h.challenge.ID), Generation: 2}
+	for name, c := range map[string]struct {
+		sealed string
+		status int
+		code   string
+	}{
+		"again":              {first, 409, "sealing_used"},
+		"a number that was":  {h.sealAs(h.cookie, domain.Sealing{Subject: next.Subject, Generation: 1}, "222222"), 409, "sealing_used"},
+		"a number to come":   {h.sealAs(h.cookie, domain.Sealing{Subject: next.Subject, Generation: 3}, "222222"), 409, "sealing_used"},
+		"another visit's":    {h.sealAs(h.visit(func(*domain.Visit) {}), next, "222222"), 400, "sealing_over"},
+		"another question's": {h.sealAs(h.cookie, domain.Sealing{Subject: "chal_other", Generation: 2}, "222222"), 400, "jwe_subject"},
+		"no JWE":             {"sealed", 400, "jwe_malformed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := *h
+			h.t = t
+			h.refused(h.answer(domain.AnswerCode, "sealed_code", c.sealed), c.status, c.code)
+		})
+	}
+	late := h.sealAs(h.cookie, next, "222222")
+	h.now = h.now.Add(domain.NonceLife)
+	h.refused(h.answer(domain.AnswerCode, "sealed_code", late), 400, "sealing_over")
+	if n := len(h.bank.requests()); n != 1 {
+		t.Errorf("%d codes went on, want one", n)
+	}
+}
+
+// TestCodesAreBounded: of one question, and of one visit, only so many codes go on to where they cost a key.
+func TestCodesAreBounded(t *testing.T) {
+	h := build(t)
+	for range domain.MaxCodes {
+		h.read(h.answer(domain.AnswerCode, "sealed_code", h.seal("111111")))
+	}
+	h.refused(h.answer(domain.AnswerCode, "sealed_code", h.seal("111111")), 429, "too_many_codes")
+	v := &domain.Visit{Hash: domain.HashToken(h.cookie)}
+	if err := h.store.Store.Get(t.Context(), v); err != nil || v.Sealings != domain.MaxCodes {
+		t.Errorf("the visit counts %d, %v", v.Sealings, err)
+	}
+	v.Sealings = domain.MaxSealings
+	h.challenge.Codes = 3
+	h.put(v, h.challenge)
+	h.refused(h.answer(domain.AnswerCode, "sealed_code", h.seal("111111")), 429, "too_many_sealings")
+	if n := len(h.bank.requests()); n != domain.MaxCodes {
+		t.Errorf("%d codes went on, want %d", n, domain.MaxCodes)
+	}
+}
+
 // TestCodesAreKeptNowhere: a code goes through closed, and neither it nor its envelope stays behind.
 func TestCodesAreKeptNowhere(t *testing.T) {
 	h := build(t)
-	key, err := rsa.GenerateKey(rand.Reader, 4096)
-	if err != nil {
-		t.Fatal(err)
-	}
 	const code = "739184-my-code"
-	sealed, err := envelope.PublicJWK("kid", &key.PublicKey).SealCode(h.challenge.ID, code, h.env.Now())
-	if err != nil {
-		t.Fatal(err)
+	var sealed string
+	var parts []string
+	again := func() string {
+		sealed = h.seal(code)
+		parts = append(parts, strings.Split(sealed, ".")...)
+		return sealed
 	}
 	for _, result := range []error{nil, errors.New("bank said no"), &domain.Error{Kind: domain.Unavailable, Code: "bank_unavailable", Message: "later"}} {
 		h.bank.answer = func(r domain.AnswerRequest) error {
@@ -444,18 +535,18 @@ func TestCodesAreKeptNowhere(t *testing.T) {
 			}
 			return result
 		}
-		answer := h.answer(domain.AnswerCode, "sealed_code", sealed).Body.String()
+		answer := h.answer(domain.AnswerCode, "sealed_code", again()).Body.String()
 		if strings.Contains(answer, sealed[:60]) || strings.Contains(answer, code) {
 			t.Errorf("the code comes back: %s", answer)
 		}
 	}
 	h.consent.State = domain.ConsentRevoked
 	h.put(h.consent)
-	h.answer(domain.AnswerCode, "sealed_code", sealed)
+	h.answer(domain.AnswerCode, "sealed_code", again())
 	h.bank.answer = func(domain.AnswerRequest) error { panic(sealed) }
 	h.consent.State = domain.ConsentValid
 	h.put(h.consent)
-	h.refused(h.answer(domain.AnswerCode, "sealed_code", sealed), 500, "internal")
+	h.refused(h.answer(domain.AnswerCode, "sealed_code", again()), 500, "internal")
 	if len(h.bank.requests()) != 4 || len(h.entries()) != 5 {
 		t.Fatalf("asked %d times, recorded %d: the test looks at the wrong thing", len(h.bank.requests()), len(h.entries()))
 	}
@@ -463,7 +554,7 @@ func TestCodesAreKeptNowhere(t *testing.T) {
 	if !strings.Contains(kept, string(h.challenge.ID)) || !strings.Contains(log, "POST /challenge/answer") {
 		t.Fatal("store or log are not there: the test looks at the wrong thing")
 	}
-	for _, part := range append(strings.Split(sealed, "."), code) {
+	for _, part := range append(parts, code) {
 		for name, text := range map[string]string{"store": kept, "log": log} {
 			if strings.Contains(text, part) {
 				t.Errorf("in the %s: %.40s", name, part)

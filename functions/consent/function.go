@@ -11,7 +11,7 @@ import (
 func init() {
 	functions.HTTP("Consent", serve.Lazy(gcp.At(schemas.FS), func(c *gcp.Cloud) (serve.Face, error) {
 		s := &Service{Store: c.Backend, Env: c.Env, Door: serve.NewDoor(c.Backend, c.Env, c.Held["pseudonym"], gcp.Proxies),
-			Custodians: c.Custodians(), LinkKey: c.Held["link"], PagesURL: gcp.Setting("SLUIS_PAGES_URL")}
+			Custodians: c.Custodians(), LinkKey: c.Held["link"], Inner: gcp.Public(c.KMS, "inner"), PagesURL: gcp.Setting("SLUIS_PAGES_URL")}
 		return serve.Mux(s.Routes, s.Pages), nil
 	}))
 }

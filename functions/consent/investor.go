@@ -18,6 +18,7 @@ type View struct {
 	Custodians      []domain.Custodian     // offered: the consent's choice as far as it is available here, or all
 	Custodian       *domain.Custodian      // chosen; nil before the grant, or where it is no longer available here
 	CredentialState domain.CredentialState // "" when none is held
+	CredentialFits  bool                   // it is the newest that the connection was given
 	Erasures        []domain.Erasure       // newest first, up to 20
 	Readings        *domain.Budget         // without the investor; nil where nothing bounds them, or nobody has logged in yet
 }
@@ -263,7 +264,7 @@ func (s *Service) view(ctx context.Context, c *domain.Consent) (View, error) {
 	if err := s.Store.Get(ctx, held); err != nil && domain.KindOf(err) != domain.NotFound {
 		return View{}, fmt.Errorf("reading credential: %w", err)
 	}
-	v.CredentialState = held.State
+	v.CredentialState, v.CredentialFits = held.State, held.Fits(&v.Connection)
 	var err error
 	if v.Advisors, err = s.advisorNames(ctx, c); err != nil {
 		return View{}, err

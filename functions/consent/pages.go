@@ -41,6 +41,7 @@ type sheet struct {
 	Missing bool           // consent: no custodian was chosen
 	Outcome string         // done: read, paused, denied, expired or ended
 	Remedy  string         // error
+	Keys    string         // connect, sca: thumbprints of the keys that may be sealed to, a space between
 }
 
 // pageHandler fills in the sheet, and says where to go instead, if anywhere.

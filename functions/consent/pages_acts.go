@@ -2,6 +2,7 @@ package consent
 
 import (
 	"slices"
+	"strings"
 
 	"sluis.internal/shared/domain"
 	"sluis.internal/shared/serve"
@@ -88,9 +89,20 @@ func (s *Service) connectPage(p *sheet) (string, error) {
 		return "", &domain.Error{Kind: domain.Unavailable, Code: "custodian_unavailable", Message: "this custodian is not available at present"}
 	}
 	p.Name, p.Step = "connect", 2
+	if err := s.nameKeys(p); err != nil {
+		return "", err
+	}
 	var err error
 	p.Title, err = p.T("connect.title", "bank", p.Bank(p.View))
 	return "", err
+}
+
+// nameKeys tells a page which keys it may seal to, by their thumbprints (RFC 7638). The keys themselves come from the
+// sealing function: whoever would have a page seal to a key of their own needs both functions.
+func (s *Service) nameKeys(p *sheet) error {
+	kids, err := s.Inner.Kids()
+	p.Keys = strings.Join(kids, " ")
+	return err
 }
 
 // scaPage follows a session at the bank. What is on it the script learns from the challenge function, which also
@@ -101,6 +113,9 @@ func (s *Service) scaPage(p *sheet) (string, error) {
 		return next, nil
 	}
 	p.Name, p.Step = "sca", 3
+	if err := s.nameKeys(p); err != nil {
+		return "", err
+	}
 	var err error
 	p.Title, err = p.T("sca.title", "bank", p.Bank(p.View))
 	return "", err

@@ -12,7 +12,6 @@ import (
 	"image/color"
 	"image/png"
 	"io"
-	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -31,6 +30,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 
 	"sluis.internal/shared/domain"
+	"sluis.internal/shared/envelope"
 )
 
 // theatre is the pages in a browser, with stand-ins for the functions whose endpoints the scripts call. The stand-ins
@@ -40,6 +40,8 @@ type theatre struct {
 	ctx context.Context
 	url string
 	key *rsa.PrivateKey
+
+	hands any // the key that GET /seal/key hands out
 
 	mu     sync.Mutex
 	state  map[string]any
@@ -59,11 +61,7 @@ func newTheatre(t *testing.T) *theatre {
 		}
 		t.Skip("chromium is not installed")
 	}
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		t.Fatal(err)
-	}
-	th := &theatre{home: pageHome(t), key: key}
+	th := &theatre{home: pageHome(t), key: innerKey(), hands: envelope.PublicJWK(&innerKey().PublicKey)}
 	th.standIns()
 	server := httptest.NewServer(http.HandlerFunc(th.serve))
 	t.Cleanup(server.Close)
@@ -109,9 +107,7 @@ func (th *theatre) standIns() {
 		_ = json.NewEncoder(w).Encode(v)
 	}
 	th.mux.HandleFunc("GET /seal/key", func(w http.ResponseWriter, r *http.Request) {
-		jwk := map[string]any{"kty": "RSA", "alg": "RSA-OAEP-256", "use": "enc", "kid": "k1",
-			"n": base64.RawURLEncoding.EncodeToString(th.key.N.Bytes()), "e": base64.RawURLEncoding.EncodeToString(big.NewInt(int64(th.key.E)).Bytes())}
-		reply(w, 200, map[string]any{"jwk": jwk, "sub": "conn_1", "now": th.Env.Now().Unix()})
+		reply(w, 200, map[string]any{"jwk": th.hands, "sub": "conn_1", "now": th.Env.Now().Unix()})
 	})
 	th.mux.HandleFunc("POST /seal", func(w http.ResponseWriter, r *http.Request) {
 		var in struct{ JWE string }
@@ -155,6 +151,7 @@ func (th *theatre) open(sealed string) string {
 		th.t.Errorf("what was sealed does not open: %v", err)
 		return ""
 	}
+	plain, _, _ = bytes.Cut(plain, []byte{0x80, 0}) // what fills the block: test/seal looks at that
 	th.mu.Lock()
 	defer th.mu.Unlock()
 	th.opened = append(th.opened, map[string]any{"typ": jwe.Header.ExtraHeaders["typ"], "sub": jwe.Header.ExtraHeaders["sub"],
@@ -516,6 +513,31 @@ func TestAlteredScriptDoesNotRun(t *testing.T) {
 	}
 	if said := complaints(); len(said) == 0 || !strings.Contains(strings.Join(said, " "), "integrity") {
 		t.Errorf("the browser did not object: %q", said)
+	}
+}
+
+// TestForeignKeyGetsNothing: a sealing function that answers a key of its own, under the name of ours, is sent not one
+// byte; the page says what happened.
+func TestForeignKeyGetsNothing(t *testing.T) {
+	th := newTheatre(t)
+	other, err := rsa.GenerateKey(rand.Reader, 4096)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stolen := envelope.PublicJWK(&other.PublicKey)
+	stolen.Kid = envelope.Thumbprint(&th.key.PublicKey)
+	th.hands = stolen
+	th.granted()
+	th.text("#f-username", accessNumber)
+	th.text("#f-password", password)
+	th.click("#submit")
+	th.until("being told", `document.querySelector("#status").textContent.includes("is not ours")`)
+	th.mu.Lock()
+	defer th.mu.Unlock()
+	for _, body := range th.bodies {
+		if strings.HasPrefix(body, "/seal ") || strings.Contains(body, password) || strings.Contains(body, accessNumber) {
+			t.Errorf("sent %s", body)
+		}
 	}
 }
 

@@ -129,7 +129,7 @@ func (p *sheet) Fields() []field {
 }
 
 // Again says whether the login that lies sealed may be tried once more.
-func (p *sheet) Again() bool { return retryable(p.View.CredentialState) }
+func (p *sheet) Again() bool { return p.View.CredentialFits && retryable(p.View.CredentialState) }
 
 // Unconfirmed says whether nobody knows what the bank thought of that login.
 func (p *sheet) Unconfirmed() bool { return p.View.CredentialState == domain.CredentialUnconfirmed }

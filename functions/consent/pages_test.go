@@ -2,6 +2,9 @@ package consent
 
 import (
 	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/rsa"
 	"encoding/json"
 	"encoding/xml"
 	"fmt"
@@ -20,18 +23,76 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"sluis.internal/shared/domain"
+	"sluis.internal/shared/envelope"
 	"sluis.internal/shared/serve"
 )
 
 // pageHome is a home whose pages are served, too.
 func pageHome(t testing.TB) *home {
 	h := newHome(t)
+	h.Inner = func() ([]crypto.PublicKey, error) { return []crypto.PublicKey{&innerKey().PublicKey}, nil }
 	h.Pages(h.mux)
 	return h
+}
+
+// innerKey is the inner gate's key, in a test's hand.
+var innerKey = sync.OnceValue(func() *rsa.PrivateKey {
+	key, err := rsa.GenerateKey(rand.Reader, 4096)
+	if err != nil {
+		panic(err)
+	}
+	return key
+})
+
+// TestPagesNameTheKeys: the pages that seal, and no others, name every key of the inner gate by its thumbprint.
+func TestPagesNameTheKeys(t *testing.T) {
+	h := pageHome(t)
+	second, err := rsa.GenerateKey(rand.Reader, 4096)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := func() ([]crypto.PublicKey, error) {
+		return []crypto.PublicKey{&innerKey().PublicKey, &second.PublicKey}, nil
+	}
+	h.Inner = all
+	want := ` data-keys="` + envelope.Thumbprint(&innerKey().PublicKey) + " " + envelope.Thumbprint(&second.PublicKey) + `"`
+	undecidedCookie, _ := undecided(h)
+	awaiting, _ := settled(h, "", "", "")
+	busy, _ := settled(h, domain.ConnectionBusy, "", domain.CredentialTrying)
+	read, _ := settled(h, domain.ConnectionActive, "", domain.CredentialAccepted)
+	for _, c := range []struct {
+		cookie, path string
+		names        bool
+	}{{"", "/", false}, {undecidedCookie, "/consent", false}, {awaiting, "/connect", true}, {busy, "/sca", true}, {read, "/done", false}, {read, "/me", false}} {
+		res := h.browse(c.cookie, "GET", c.path, nil)
+		if text := bodyOf(t, res); res.StatusCode != http.StatusOK || strings.Contains(text, want) != c.names || strings.Contains(text, "data-keys") != c.names {
+			t.Errorf("%s answers %d and names keys: %t, want %t", c.path, res.StatusCode, strings.Contains(text, "data-keys"), c.names)
+		}
+	}
+	for name, inner := range map[string]envelope.Inner{
+		"out of reach": func() ([]crypto.PublicKey, error) {
+			return nil, &domain.Error{Kind: domain.Unavailable, Code: "keys_unavailable"}
+		},
+		"too small": func() ([]crypto.PublicKey, error) { return []crypto.PublicKey{&must2048().PublicKey}, nil },
+	} {
+		h.Inner = inner
+		if res := h.browse(awaiting, "GET", "/connect", nil); res.StatusCode < 500 {
+			t.Errorf("keys %s: a page that cannot seal is shown with %d", name, res.StatusCode)
+		}
+	}
+}
+
+func must2048() *rsa.PrivateKey {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		panic(err)
+	}
+	return key
 }
 
 // browse sends a request as a browser would from our own page, with the cookie of a visit if there is one.
@@ -309,7 +370,8 @@ func settled(h *home, state domain.ConnectionState, why domain.Reason, held doma
 	docs := []domain.Document{con}
 	if held != "" {
 		docs = append(docs, &domain.Credential{ID: domain.NewID[domain.CredentialID](h.Env), ConnectionID: con.ID, ConsentID: id,
-			ClientID: h.client.ID, Custodian: con.Custodian, State: held})
+			ClientID: h.client.ID, Custodian: con.Custodian, State: held, Generation: 1})
+		con.Generation = 1
 	}
 	h.put(docs...)
 	return cookie, id

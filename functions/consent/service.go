@@ -17,6 +17,7 @@ import (
 	"net/http"
 
 	"sluis.internal/shared/domain"
+	"sluis.internal/shared/envelope"
 	"sluis.internal/shared/serve"
 )
 
@@ -30,6 +31,7 @@ type Service struct {
 	Door       *serve.Door
 	Custodians []domain.Custodian // available here: those whose secrets are configured
 	LinkKey    domain.Secret      // HMAC-SHA256; at least 32 bytes
+	Inner      envelope.Inner     // the keys that pages may seal to: their public halves
 	PagesURL   string             // where investors come, for example http://localhost:8081
 }
 

@@ -66,6 +66,7 @@ type tap struct {
 	domain.Store
 	mu     sync.Mutex
 	events []domain.Event
+	after  func() // comes once, after the next commit
 }
 
 type tapTx struct {
@@ -80,8 +81,13 @@ func (s *tap) Commit(ctx context.Context, fn func(domain.Tx) error) error {
 	err := s.Store.Commit(ctx, func(tx domain.Tx) error { last = &tapTx{Tx: tx}; return fn(last) })
 	if err == nil {
 		s.mu.Lock()
-		defer s.mu.Unlock()
 		s.events = append(s.events, last.events...)
+		after := s.after
+		s.after = nil
+		s.mu.Unlock()
+		if after != nil {
+			after()
+		}
 	}
 	return err
 }
@@ -92,7 +98,7 @@ func build(t *testing.T) *house {
 	h.env = domain.Env{Clock: func() time.Time { return h.now }, Region: "local"}
 	h.tap = &tap{Store: h.open()}
 	h.service = &seal.Service{Store: h.tap, Env: h.env, Door: &serve.Door{Store: h.tap, Env: h.env, Salt: domain.NewSecret([]byte("salt"))},
-		Sealer: envelope.NewSealer(keys.Encrypter(envelope.KeyOuter)), Public: keys.InnerPublic, Kids: keys.InnerKids}
+		Sealer: envelope.NewSealer(keys.Encrypter(envelope.KeyOuter)), Inner: keys.InnerPublics}
 	h.service.Routes(h.mux)
 	now := h.env.Now()
 	h.conn = &domain.Connection{ID: domain.NewID[domain.ConnectionID](h.env), ClientID: domain.NewID[domain.ClientID](h.env),
@@ -188,14 +194,32 @@ func (h *house) ask(method, path, body string) *httptest.ResponseRecorder {
 
 const password = "correct horse battery staple"
 
+// asked is what the page is told to seal next.
+func (h *house) asked() domain.Sealing {
+	h.t.Helper()
+	conn := &domain.Connection{ID: h.conn.ID}
+	h.get(conn)
+	return h.issue(h.cookie, conn.NextSealing(h.env))
+}
+
+func (h *house) issue(cookie string, t domain.Sealing) domain.Sealing {
+	v := &domain.Visit{Hash: domain.HashToken(cookie)}
+	return v.Issue(domain.NewSecret([]byte("salt")), t, h.env.Now())
+}
+
 // jwe is what the browser makes of the credential.
 func (h *house) jwe() string {
+	h.t.Helper()
+	return h.jweAs(h.asked())
+}
+
+func (h *house) jweAs(t domain.Sealing) string {
 	h.t.Helper()
 	public, err := keys.InnerPublic()
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	jwe, err := public.SealCredential(h.conn.ID, map[string]string{"username": "12345678", "password": password}, h.env.Now())
+	jwe, err := public.SealCredential(t, map[string]string{"username": "12345678", "password": password}, h.env.Now())
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -306,7 +330,9 @@ func (h *house) lay(session domain.SessionState, credential domain.CredentialSta
 	h.conn.SessionID = s.ID
 	docs := []domain.Document{s, h.conn}
 	if credential != "" {
-		docs = append(docs, &domain.Credential{ID: domain.NewID[domain.CredentialID](h.env), ConnectionID: h.conn.ID, ConsentID: h.consent.ID,
+		h.conn.Generation++
+		h.conn.Sealings++
+		docs = append(docs, &domain.Credential{ID: domain.NewID[domain.CredentialID](h.env), Generation: h.conn.Generation, ConnectionID: h.conn.ID, ConsentID: h.consent.ID,
 			ClientID: h.conn.ClientID, Custodian: "sandbox", State: credential, Sealed: []byte("old"), CreatedAt: now, UpdatedAt: now})
 	}
 	if session == domain.SessionSuspended {

@@ -1,6 +1,9 @@
 package seal_test
 
 import (
+	"crypto"
+	"crypto/rand"
+	"crypto/rsa"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -27,7 +30,11 @@ func TestKey(t *testing.T) {
 			Ops                      []string `json:"key_ops"`
 		}
 		Sub string
+		Cid string
+		Gen int64
 		Now int64
+
+		Nonce string
 	}
 	if err := json.Unmarshal(w.Body.Bytes(), &out); err != nil || w.Code != 200 {
 		t.Fatalf("got %d %s", w.Code, w.Body)
@@ -45,8 +52,41 @@ func TestKey(t *testing.T) {
 			t.Errorf("the key has the member %s: is that a public key?", private)
 		}
 	}
-	if out.Sub != string(h.conn.ID) || out.Now != h.now.Unix() {
-		t.Errorf("for %q at %d", out.Sub, out.Now)
+	if _, err := domain.ParseID[domain.CredentialID](out.Cid); err != nil || out.Sub != string(h.conn.ID) || out.Gen != 1 ||
+		len(out.Nonce) != 43 || out.Now != h.now.Unix() {
+		t.Errorf("for %+v, %v", out, err)
+	}
+	c := h.lay(domain.SessionSuspended, domain.CredentialAccepted).ChallengeID
+	if err := json.Unmarshal(h.ask("GET", "/seal/key?challenge="+string(c), "").Body.Bytes(), &out); err != nil || out.Sub != string(c) || out.Gen != 1 {
+		t.Errorf("for a code %+v, %v", out, err)
+	}
+	strange := &domain.Challenge{ID: domain.NewID[domain.ChallengeID](h.env), ConnectionID: "conn_other", State: domain.SCAIssued}
+	h.put(strange)
+	h.refused(h.ask("GET", "/seal/key?challenge="+string(strange.ID), ""), 404, "not_found")
+	h.refused(h.ask("GET", "/seal/key?challenge="+string(domain.NewID[domain.ChallengeID](h.env)), ""), 404, "not_found")
+	h.refused(h.ask("GET", "/seal/key?challenge=x", ""), 400, "invalid_field")
+}
+
+// TestKeyThatThePageKnows: while a rotation spreads, a page gets the newest key that it knows, for it takes no other.
+func TestKeyThatThePageKnows(t *testing.T) {
+	h := build(t)
+	second, err := rsa.GenerateKey(rand.Reader, 4096)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := keys.InnerPublics()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.service.Inner = func() ([]crypto.PublicKey, error) { return []crypto.PublicKey{public[0], &second.PublicKey}, nil }
+	older, newer := envelope.Thumbprint(public[0].(*rsa.PublicKey)), envelope.Thumbprint(&second.PublicKey)
+	for asked, want := range map[string]string{"": newer, "?kids=" + older: older, "?kids=" + newer: newer,
+		"?kids=" + older + "," + newer: newer, "?kids=unknown": newer, "?kids=x," + older: older} {
+		var out struct{ JWK envelope.JWK }
+		w := h.ask("GET", "/seal/key"+asked, "")
+		if err := json.Unmarshal(w.Body.Bytes(), &out); err != nil || out.JWK.Kid != want {
+			t.Errorf("asked for %q, got %d and the key %s, want %s", asked, w.Code, out.JWK.Kid, want)
+		}
 	}
 }
 
@@ -82,13 +122,13 @@ func TestSeal(t *testing.T) {
 
 	// Both gates open for this very binding, and for no other.
 	opener := envelope.NewOpener(keys.Decrypter(envelope.KeyOuter), keys.InnerDecrypters)
-	fields, err := opener.OpenCredentials(cred.Sealed, cred.InnerKey, conn.Binding())
+	fields, err := opener.OpenCredentials(cred.Sealed, cred.InnerKey, conn.Binding(), cred.Sealing())
 	if err != nil || string(fields["password"].Reveal()) != password {
 		t.Errorf("opened %v with %v", fields, err)
 	}
 	other := conn.Binding()
 	other.ConsentID = "con_other"
-	if _, err := opener.OpenCredentials(cred.Sealed, cred.InnerKey, other); !errors.Is(err, envelope.ErrOuter) {
+	if _, err := opener.OpenCredentials(cred.Sealed, cred.InnerKey, other, cred.Sealing()); !errors.Is(err, envelope.ErrOuter) {
 		t.Errorf("under another consent: %v", err)
 	}
 	if strings.Contains(string(cred.Sealed), jwe[:40]) {
@@ -196,13 +236,13 @@ func TestNoConsentNoAct(t *testing.T) {
 		}, 403, "consent_one_off"},
 		{"unknown", func(h *house) { h.cookie = h.visit(func(v *domain.Visit) { v.ConsentID = "con_unknown" }) }, 404, "consent_unknown"},
 	} {
-		for _, way := range []string{"credential.sealed", "session.requested"} {
+		for _, way := range []string{"sealing.taken", "session.requested"} {
 			t.Run(c.name+"/"+way, func(t *testing.T) {
 				h := build(t)
 				h.lay(domain.SessionFailed, domain.CredentialAccepted)
 				c.lay(h)
 				h.unchanged(func() {
-					if way == "credential.sealed" {
+					if way == "sealing.taken" {
 						h.refused(h.give(h.jwe()), c.status, c.code)
 					} else {
 						h.refused(h.again(), c.status, c.code)
@@ -432,32 +472,50 @@ func TestManyAtOnce(t *testing.T) {
 	}
 }
 
-// TestStoreThatFails: before the commit nothing has happened, and after it all has; the next click finds its traces.
+// TestStoreThatFails: each of the two commits may fail before and after it took effect. What was counted is not taken
+// again, and a session that has begun is found; a new login always goes through.
 func TestStoreThatFails(t *testing.T) {
 	died := errors.New("the process died")
-	for _, point := range []string{"before-commit", "after-commit"} {
-		t.Run(point, func(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		commit int // the how manieth fails
+		point  string
+		taken  bool // the sealing was counted
+		stored bool // the credential was kept and the session begun
+		again  string
+	}{
+		{"before it is counted", 1, "before-commit", false, false, ""},
+		{"after it was counted", 1, "after-commit", true, false, "sealing_used"},
+		{"before it is kept", 2, "before-commit", true, false, "sealing_used"},
+		{"after it was kept", 2, "after-commit", true, true, "session_running"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
 			h := build(t)
-			jwe, armed := h.jwe(), true
+			jwe, left := h.jwe(), c.commit
 			h.fault = func(at string) error {
-				if armed && at == point {
-					armed = false
+				if at == c.point {
+					left--
+				}
+				if left == 0 && at == c.point {
 					return died
 				}
 				return nil
 			}
 			h.refused(h.give(jwe), 500, "internal")
-			if armed {
-				t.Fatal("nothing failed")
+			h.fault = nil
+			if got := len(h.sessions()) == 1 && len(h.entries("credential.sealed")) == 1 && h.get(&domain.Credential{ConnectionID: h.conn.ID}); got != c.stored {
+				t.Errorf("stored: %t, want %t", got, c.stored)
 			}
-			happened := point == "after-commit"
-			if got := len(h.sessions()) == 1 && len(h.entries("credential.sealed")) == 1 && h.get(&domain.Credential{ConnectionID: h.conn.ID}); got != happened {
-				t.Errorf("happened: %t, want %t", got, happened)
+			if got := len(h.entries("sealing.taken")) == 1; got != c.taken {
+				t.Errorf("taken: %t, want %t", got, c.taken)
 			}
-			if happened {
-				h.refused(h.give(jwe), 409, "session_running")
+			if c.again != "" {
+				h.refused(h.give(jwe), 409, c.again)
 			} else {
 				h.begun(h.give(jwe))
+			}
+			if !c.stored && c.taken {
+				h.begun(h.give(h.jwe()))
 			}
 			if len(h.sessions()) != 1 || len(h.entries("credential.sealed")) != 1 {
 				t.Errorf("%d sessions, %d entries", len(h.sessions()), len(h.entries("credential.sealed")))
@@ -466,21 +524,157 @@ func TestStoreThatFails(t *testing.T) {
 	}
 }
 
+// counted is the outer gate's key, which counts how often it is asked.
+type counted struct {
+	domain.Encrypter
+	asked int
+}
+
+func (c *counted) Encrypt(plain, label []byte) ([]byte, error) {
+	c.asked++
+	return c.Encrypter.Encrypt(plain, label)
+}
+
+// fail ends the connection's session, so that another may begin.
+func (h *house) fail(s *domain.Session) {
+	h.t.Helper()
+	if err := s.Move(domain.SessionFailed, domain.ReasonBankUnavailable, h.env.Now()); err != nil {
+		h.t.Fatal(err)
+	}
+	h.put(s)
+}
+
+// TestSealedIsTakenOnce: what was sealed is taken once, in the visit that it was sealed in, while that is fresh; not
+// after an erasure, and not after a newer one. What is refused does not reach the outer gate's key.
+func TestSealedIsTakenOnce(t *testing.T) {
+	h := build(t)
+	key := &counted{Encrypter: keys.Encrypter(envelope.KeyOuter)}
+	h.service.Sealer = envelope.NewSealer(key)
+	first, unused := h.jwe(), h.jwe() // both as the first
+	h.fail(h.begun(h.give(first)))
+	second := h.jwe()
+	h.fail(h.begun(h.give(second)))
+	next := h.asked()
+	with := func(change func(*domain.Sealing)) domain.Sealing { t := next; change(&t); return t }
+	elsewhere := h.visit(func(*domain.Visit) {})
+	late := h.jweAs(next)
+	for name, c := range map[string]struct {
+		jwe    string
+		status int
+		code   string
+	}{
+		"the last again":              {second, 409, "sealing_used"},
+		"the one before":              {first, 409, "sealing_used"},
+		"one of that time, not used":  {unused, 409, "sealing_used"},
+		"another visit's":             {h.jweAs(h.issue(elsewhere, next)), 400, "sealing_over"},
+		"another credential's":        {h.jweAs(with(func(t *domain.Sealing) { t.Credential = domain.NewID[domain.CredentialID](h.env) })), 400, "sealing_over"},
+		"a generation that skips one": {h.jweAs(h.issue(h.cookie, with(func(t *domain.Sealing) { t.Generation++ }))), 409, "sealing_used"},
+		"a nonce made up":             {h.jweAs(with(func(t *domain.Sealing) { t.Nonce = strings.Repeat("A", 43) })), 400, "sealing_over"},
+		"a nonce that is none":        {h.jweAs(with(func(t *domain.Sealing) { t.Nonce = "x" })), 400, "sealing_over"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := *h
+			h.t = t
+			h.unchanged(func() { h.refused(h.give(c.jwe), c.status, c.code) })
+		})
+	}
+	err := h.tap.Store.Commit(t.Context(), func(tx domain.Tx) error {
+		note := domain.Note(h.env, "test", "erased", domain.Actor{Kind: domain.ActorOperator, ID: "test"}, "", "test", nil)
+		return errors.Join(tx.Delete(&domain.Credential{ConnectionID: h.conn.ID}), tx.Record(note))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.unchanged(func() { h.refused(h.give(second), 409, "sealing_used") })
+	h.now = h.now.Add(domain.NonceLife)
+	h.unchanged(func() { h.refused(h.give(late), 400, "sealing_over") })
+	if key.asked != 2 {
+		t.Errorf("the outer gate's key was asked %d times, want 2", key.asked)
+	}
+}
+
+// TestKeysAreUsedWithinBounds: a visitor has a number of uses of keys, whichever way; then none, also if all come at once.
+func TestKeysAreUsedWithinBounds(t *testing.T) {
+	h := build(t)
+	key := &counted{Encrypter: keys.Encrypter(envelope.KeyOuter)}
+	h.service.Sealer = envelope.NewSealer(key)
+	v := &domain.Visit{Hash: domain.HashToken(h.cookie)}
+	h.get(v)
+	v.Sealings = domain.MaxSealings - 3
+	h.put(v)
+	h.fail(h.begun(h.give(h.jwe())))
+	h.fail(h.begun(h.again()))
+	h.fail(h.begun(h.give(h.jwe())))
+	h.unchanged(func() {
+		h.refused(h.give(h.jwe()), 429, "too_many_sealings")
+		h.refused(h.again(), 429, "too_many_sealings")
+	})
+	if key.asked != 2 {
+		t.Errorf("the outer gate's key was asked %d times, want 2", key.asked)
+	}
+	h.cookie = h.visit(func(*domain.Visit) {})
+	h.begun(h.again())
+}
+
+// TestNewestIsKept: of two logins that were counted, one after the other, the newer is kept, whichever comes first to be
+// kept.
+func TestNewestIsKept(t *testing.T) {
+	h := build(t)
+	older := h.jwe()
+	var newer *domain.Session
+	h.tap.after = func() { // the older was counted; before it is kept, a newer one comes and is kept
+		newer = h.begun(h.give(h.jwe()))
+		h.fail(newer)
+	}
+	h.refused(h.give(older), 409, "sealing_used")
+	cred, conn := &domain.Credential{ConnectionID: h.conn.ID}, &domain.Connection{ID: h.conn.ID}
+	h.get(cred)
+	h.get(conn)
+	if cred.Generation != 2 || conn.Generation != 2 || conn.Sealings != 2 || !cred.Fits(conn) || conn.SessionID != newer.ID {
+		t.Errorf("the credential is %+v of %+v", cred, conn)
+	}
+}
+
+// TestOlderCredentialIsNotUsed: one that an earlier build sealed, or that was put back, is asked for anew.
+func TestOlderCredentialIsNotUsed(t *testing.T) {
+	for name, generation := range map[string]int64{"of an earlier build": 0, "put back": 1, "of a time to come": 3} {
+		t.Run(name, func(t *testing.T) {
+			h := build(t)
+			h.conn.State = domain.ConnectionPaused
+			h.lay(domain.SessionFailed, domain.CredentialAccepted)
+			cred := &domain.Credential{ConnectionID: h.conn.ID}
+			h.get(cred)
+			cred.Generation, h.conn.Generation, h.conn.Sealings = generation, 2, 2
+			h.put(cred, h.conn)
+			h.unchanged(func() { h.refused(h.again(), 409, "credential_needed") })
+			h.begun(h.give(h.jwe()))
+		})
+	}
+}
+
 // TestKeysThatCannotBeReached: the failure is passing, and nothing is stored.
 func TestKeysThatCannotBeReached(t *testing.T) {
 	away := &domain.Error{Kind: domain.Unavailable, Code: "kms_away", Message: "try again", RetryAfter: time.Second}
+	gone := func() ([]crypto.PublicKey, error) { return nil, away }
 	for name, cut := range map[string]func(*house){
-		"kids":  func(h *house) { h.service.Kids = func() ([]string, error) { return nil, away } },
+		"inner": func(h *house) { h.service.Inner = gone },
 		"outer": func(h *house) { h.service.Sealer = envelope.NewSealer(broken{away}) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := build(t)
 			cut(h)
-			h.unchanged(func() { h.refused(h.give(h.jwe()), 503, "kms_away") })
+			jwe := h.jwe()
+			h.refused(h.give(jwe), 503, "kms_away")
+			if len(h.sessions()) != 0 || h.get(&domain.Credential{ConnectionID: h.conn.ID}) || len(h.emitted()) != 0 {
+				t.Error("something was kept")
+			}
+			if name == "outer" { // it was counted before the key was asked
+				h.refused(h.give(jwe), 409, "sealing_used")
+			}
 		})
 	}
 	h := build(t)
-	h.service.Public = func() (envelope.JWK, error) { return envelope.JWK{}, away }
+	h.service.Inner = gone
 	h.refused(h.ask("GET", "/seal/key", ""), 503, "kms_away")
 }
 
@@ -491,6 +685,7 @@ func (b broken) Encrypt(_, _ []byte) ([]byte, error) { return nil, b.err }
 const program = `package main
 
 import (
+	"crypto"
 	"net/http"
 
 	"sluis.internal/functions/seal"
@@ -505,7 +700,7 @@ func (key) Encrypt(plain, _ []byte) ([]byte, error) { return plain, nil }
 
 func main() {
 	s := &seal.Service{Door: &serve.Door{}, Sealer: envelope.NewSealer(key{}),
-		Public: func() (envelope.JWK, error) { return envelope.JWK{}, nil }, Kids: func() ([]string, error) { return nil, nil }}
+		Inner: func() ([]crypto.PublicKey, error) { return nil, nil }}
 	mux := http.NewServeMux()
 	s.Routes(mux)
 	println(domain.Env{}.Now().String(), serve.NewServer(mux).ListenAndServe())

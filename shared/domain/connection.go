@@ -16,6 +16,8 @@ type Connection struct {
 	Versions        int64                     `json:"versions"`
 	Staged          bool                      `json:"staged,omitempty"` // parts were stored that perhaps no version names: sweep looks
 	Sequence        int64                     `json:"sequence"`         // of the last notice
+	Sealings        int64                     `json:"sealings"`         // logins taken in so far: no number comes twice
+	Generation      int64                     `json:"generation"`       // of the newest login that was kept
 	Products        map[Product]ProductStatus `json:"products,omitempty"`
 	NextRefreshAt   Time                      `json:"next_refresh_at,omitzero"`
 	LastRefreshedAt Time                      `json:"last_refreshed_at,omitzero"`
@@ -70,6 +72,8 @@ type Credential struct {
 	ClientID     ClientID        `json:"client_id"`
 	Custodian    CustodianID     `json:"custodian"`
 	State        CredentialState `json:"state"`
+	Generation   int64           `json:"generation"`           // which of the connection's logins it is; 0 from an earlier build
+	Nonce        string          `json:"nonce"`                // what it was sealed with
 	InnerKey     string          `json:"inner_key"`            // kid of the first gate
 	Sealed       []byte          `json:"sealed"`               // the second gate's ciphertext of the compact JWE
 	AccessKey    AccessKey       `json:"access_key,omitempty"` // whose login it is; known once it was opened

@@ -131,6 +131,8 @@ type Challenge struct {
 	Display      []byte       `json:"display,omitempty"` // a Display as JSON, sealed under the display key
 	TriesLeft    int          `json:"tries_left"`
 	PollSeconds  int          `json:"poll_seconds,omitzero"` // decoupled: the bank's interval
+	Codes        int64        `json:"codes"`                 // taken in so far
+	Admitted     string       `json:"admitted,omitempty"`    // the nonce of the code that may be opened next
 	CreatedAt    Time         `json:"created_at"`
 	UpdatedAt    Time         `json:"updated_at"`
 	AnswerBy     Time         `json:"answer_by"`

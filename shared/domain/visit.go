@@ -54,6 +54,7 @@ type Visit struct {
 	ClientID     ClientID     `json:"client_id"`
 	InvestorRef  string       `json:"investor_ref"`
 	Purpose      LinkUse      `json:"purpose"`
+	Sealings     int          `json:"sealings"` // what was sealed, and uses of the login that is held
 	CreatedAt    Time         `json:"created_at"`
 	ExpiresAt    Time         `json:"expires_at"`
 }

@@ -19,7 +19,7 @@ func BenchmarkSeal(b *testing.B) {
 		if _, err := Inspect(jwe, credentialWant(), testNow); err != nil {
 			return err
 		}
-		_, err := s.Seal(jwe, testBind)
+		_, err := s.Seal(jwe, testBind, testAs)
 		return err
 	}, func() error {
 		rand.Read(nonce)
@@ -40,7 +40,7 @@ func BenchmarkOpen(b *testing.B) {
 	key, nonce := gcm(b, make([]byte, 32)), make([]byte, 12)
 	closed := key.Seal(nil, nonce, []byte(jwe), nil)
 	compare(b, func() error {
-		_, err := o.OpenCredentials(sealed, testKid(), testBind)
+		_, err := o.OpenCredentials(sealed, testKid(), testBind, testAs)
 		return err
 	}, func() error {
 		if _, err := key.Open(nil, nonce, closed, nil); err != nil {

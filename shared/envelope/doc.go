@@ -2,12 +2,15 @@
 // what is read.
 //
 // Gate 1, the inner gate, is closed in the investor's browser (functions/consent/static/seal.js) to an RSA-4096 key:
-// a compact JWE (RFC 7516) with RSA-OAEP-256 and A256GCM. Its header says what it was sealed for and when. [Inspect]
-// checks all that can be checked without a key, so that nothing malformed, stale or meant for something else goes
-// further.
+// a compact JWE (RFC 7516) with RSA-OAEP-256 and A256GCM. The page takes no key but one whose thumbprint it has from
+// elsewhere. The header says what it was sealed for, as what (domain.Sealing) and when; the payload fills whole blocks.
+// [Inspect] checks all that can be checked without a key, so that nothing malformed, stale or meant for something else
+// goes further.
 //
 // Gate 2, the outer gate, is closed by a [Sealer] under AES-256, with associated data that binds client, consent,
-// connection and custodian: a ciphertext moved to another of these does not open.
+// connection, custodian, credential and generation: a ciphertext moved to another of these does not open, nor does an
+// older one in the place of a newer. What an earlier build sealed has no generation: it is never opened, and the
+// investor is asked to enter it anew.
 //
 // Only an [Opener] opens both. Powers are split by type, and by file: a program that seals and inspects links no code
 // that opens. SCA codes pass the inner gate only, because nobody keeps them.

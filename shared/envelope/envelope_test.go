@@ -29,8 +29,13 @@ var (
 	testKey  = sync.OnceValue(newTestKey)
 	otherKey = sync.OnceValue(newTestKey)
 	testNow  = domain.At(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC))
+	testAs   = domain.Sealing{Subject: "conn_1", Credential: "cred_1", Generation: 3, Nonce: "n-1"}
 	testBind = domain.Binding{ClientID: "cli_1", ConsentID: "con_1", ConnectionID: "conn_1", Custodian: "comdirect"}
 )
+
+func codeAs(c domain.ChallengeID) domain.Sealing {
+	return domain.Sealing{Subject: string(c), Generation: 2, Nonce: "n-2"}
+}
 
 func newTestKey() *rsa.PrivateKey {
 	key, err := rsa.GenerateKey(rand.Reader, innerBits)
@@ -53,7 +58,7 @@ func newAEAD(t testing.TB) tink.AEAD {
 	return a
 }
 
-func testJWK() JWK { return PublicJWK(Thumbprint(&testKey().PublicKey), &testKey().PublicKey) }
+func testJWK() JWK { return PublicJWK(&testKey().PublicKey) }
 
 func testKid() string { return testJWK().Kid }
 
@@ -63,12 +68,22 @@ func innerKeys() (map[string]crypto.Decrypter, error) {
 
 // credentialHeader is what the browser writes, for tests that spoil it.
 func credentialHeader() string {
-	return fmt.Sprintf(`{"alg":"RSA-OAEP-256","enc":"A256GCM","kid":"%s","typ":"sluis-credential+jwe","iat":%d,"sub":"conn_1"}`,
+	return fmt.Sprintf(`{"alg":"RSA-OAEP-256","enc":"A256GCM","kid":"%s","typ":"sluis-credential+jwe","iat":%d,"sub":"conn_1","cid":"cred_1","gen":3,"nonce":"n-1"}`,
 		testKid(), testNow.Unix())
 }
 
 // forge seals payload properly under any header, so that the header alone is at fault.
 func forge(t testing.TB, protected, payload string) string {
+	t.Helper()
+	typ := TypCredential
+	if strings.Contains(protected, string(TypCode)) {
+		typ = TypCode
+	}
+	return forgeBare(t, protected, string(pad([]byte(payload), typ.block())))
+}
+
+// forgeBare is forge for a payload that is not filled up, or not as it should be.
+func forgeBare(t testing.TB, protected, payload string) string {
 	t.Helper()
 	cek, iv := make([]byte, 32), make([]byte, 12)
 	rand.Read(cek)
@@ -100,7 +115,8 @@ func gcm(t testing.TB, key []byte) cipher.AEAD {
 func joseSeal(t testing.TB, enc jose.ContentEncryption, alg jose.KeyAlgorithm, key any, zip jose.CompressionAlgorithm) *jose.JSONWebEncryption {
 	t.Helper()
 	o := &jose.EncrypterOptions{Compression: zip}
-	o.WithType(jose.ContentType(TypCredential)).WithHeader("iat", testNow.Unix()).WithHeader("sub", "conn_1")
+	o.WithType(jose.ContentType(TypCredential)).WithHeader("iat", testNow.Unix()).WithHeader("sub", "conn_1").
+		WithHeader("cid", "cred_1").WithHeader("gen", 3).WithHeader("nonce", "n-1")
 	e, err := jose.NewEncrypter(enc, jose.Recipient{Algorithm: alg, Key: key, KeyID: testKid()}, o)
 	if err != nil {
 		t.Fatal(err)
@@ -123,7 +139,7 @@ func compact(t testing.TB, j *jose.JSONWebEncryption) string {
 
 func sealTest(t testing.TB, fields map[string]string) string {
 	t.Helper()
-	jwe, err := testJWK().SealCredential("conn_1", fields, testNow)
+	jwe, err := testJWK().SealCredential(testAs, fields, testNow)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,18 +153,18 @@ func credentialWant() Expect {
 func TestCredentialPassesBothGates(t *testing.T) {
 	outer := newAEAD(t)
 	jwe := sealTest(t, map[string]string{"username": "12345678", "password": canary + "<&>\"\\\n\u2028😀"})
-	kid, err := Inspect(jwe, credentialWant(), testNow)
-	if err != nil || kid != testKid() {
-		t.Fatalf("Inspect = %q, %v", kid, err)
+	told, err := Inspect(jwe, credentialWant(), testNow)
+	if err != nil || told != (Told{testKid(), testAs}) {
+		t.Fatalf("Inspect = %q, %v", told, err)
 	}
-	sealed, err := NewSealer(outer).Seal(jwe, testBind)
+	sealed, err := NewSealer(outer).Seal(jwe, testBind, testAs)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if bytes.Contains(sealed, []byte(jwe[:20])) {
 		t.Error("the outer gate let the JWE show through")
 	}
-	fields, err := NewOpener(outer, innerKeys).OpenCredentials(sealed, kid, testBind)
+	fields, err := NewOpener(outer, innerKeys).OpenCredentials(sealed, told.Kid, testBind, testAs)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,12 +175,12 @@ func TestCredentialPassesBothGates(t *testing.T) {
 }
 
 func TestCodePassesInnerGate(t *testing.T) {
-	jwe, err := testJWK().SealCode("chal_1", "123456", testNow)
+	jwe, err := testJWK().SealCode(codeAs("chal_1"), "123456", testNow)
 	if err != nil {
 		t.Fatal(err)
 	}
 	o := NewOpener(newAEAD(t), innerKeys)
-	code, err := o.OpenCode(jwe, "chal_1", testNow.Add(MaxSealedAge))
+	code, err := o.OpenCode(jwe, codeAs("chal_1"), testNow.Add(MaxSealedAge))
 	if err != nil || string(code.Reveal()) != "123456" {
 		t.Fatalf("OpenCode = %d bytes, %v", code.Len(), err)
 	}

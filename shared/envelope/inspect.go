@@ -48,13 +48,15 @@ const (
 var (
 	ErrTooLarge  = &domain.Error{Kind: domain.TooLarge, Code: "jwe_too_large", Field: fieldSealed, Message: "what was sealed is too large; shorten it"}
 	ErrMalformed = refuse("jwe_malformed", "want a compact JWE of five base64url parts; reload the page and try again")
-	ErrHeader    = refuse("jwe_header", "want exactly alg, enc, kid, typ, iat and sub in the JWE header; reload the page and try again")
+	ErrHeader    = refuse("jwe_header", "want exactly alg, enc, kid, typ, iat, sub, gen, nonce and, for credentials, cid in the JWE header; reload the page and try again")
 	ErrAlg       = refuse("jwe_alg", "want alg "+AlgInner+"; reload the page and try again")
 	ErrEnc       = refuse("jwe_enc", "want enc "+EncInner+"; reload the page and try again")
 	ErrZip       = refuse("jwe_zip", "compression is not allowed; leave zip out")
 	ErrKid       = refuse("jwe_kid", "the key is not one of ours, or no longer; reload the page and try again")
 	ErrTyp       = refuse("jwe_typ", "another kind of secret was sealed; reload the page and try again")
 	ErrSubject   = refuse("jwe_subject", "it was sealed for something else; reload the page and try again")
+	ErrSealing   = refuse("jwe_sealing", "it was sealed as something else than what was asked for; reload the page and try again")
+	ErrPadding   = refuse("jwe_padding", "what was sealed does not fill whole blocks; reload the page and try again")
 	ErrStale     = refuse("jwe_stale", "it was sealed too long ago; enter it again")
 	ErrFuture    = refuse("jwe_future", "it was sealed in the future; set the device's clock and try again")
 )
@@ -82,15 +84,23 @@ type Expect struct {
 	Typ     Typ
 	Subject string        // the connection of a credential, the challenge of a code
 	Kids    []string      // keys of ours that may be used
+	AnyKid  bool          // whoever opens it looks whether the key is ours
 	MaxAge  time.Duration // 0 means MaxSealedAge
 }
 
-// Inspect checks a compact JWE against want, as far as that goes without a key, and returns its kid. now is the
-// server's time. Every refusal is one of the errors above.
-func Inspect(jwe string, want Expect, now domain.Time) (kid string, err error) {
+// Told is what the header of a JWE says of what is in it.
+type Told struct {
+	Kid     string
+	Sealing domain.Sealing
+}
+
+// Inspect checks a compact JWE against want, as far as that goes without a key, and returns what it says. now is the
+// server's time. Every refusal is one of the errors above. Whether the sealing was issued and not used is for
+// domain.TakeSealing to say.
+func Inspect(jwe string, want Expect, now domain.Time) (Told, error) {
 	h, err := inspect(jwe, want)
 	if err != nil {
-		return "", err
+		return Told{}, err
 	}
 	age := want.MaxAge
 	if age == 0 {
@@ -99,11 +109,11 @@ func Inspect(jwe string, want Expect, now domain.Time) (kid string, err error) {
 	sealed := time.Unix(h.iat, 0)
 	switch {
 	case sealed.After(now.Time.Add(MaxSealedAhead)):
-		return "", ErrFuture
+		return Told{}, ErrFuture
 	case sealed.Before(now.Time.Add(-age)):
-		return "", ErrStale
+		return Told{}, ErrStale
 	}
-	return h.kid, nil
+	return Told{h.kid, h.sealing()}, nil
 }
 
 // inspect is Inspect without the time: a stored credential was checked for its age at the door and may be old since.
@@ -137,6 +147,9 @@ func inspect(jwe string, want Expect) (header, error) {
 	if len(raw[1]) != innerKeySize || len(raw[2]) != nonceSize || len(raw[3]) == 0 || len(raw[4]) != tagSize {
 		return header{}, ErrMalformed
 	}
+	if len(raw[3])%want.Typ.block() != 0 {
+		return header{}, ErrPadding
+	}
 	return h, nil
 }
 
@@ -152,8 +165,14 @@ func decodePart(s string) ([]byte, bool) {
 
 // header is the protected header of the inner gate: these members and no other.
 type header struct {
-	alg, enc, kid, typ, sub string
-	iat                     int64 // Unix seconds
+	alg, enc, kid, typ, sub, nonce string
+	cid                            string // of a credential only
+	iat                            int64  // Unix seconds
+	gen                            int64
+}
+
+func (h header) sealing() domain.Sealing {
+	return domain.Sealing{Subject: h.sub, Credential: domain.CredentialID(h.cid), Generation: h.gen, Nonce: h.nonce}
 }
 
 func (h header) check(want Expect) error {
@@ -164,7 +183,9 @@ func (h header) check(want Expect) error {
 		return ErrEnc
 	case h.typ != string(want.Typ):
 		return ErrTyp
-	case !slices.Contains(want.Kids, h.kid):
+	case (h.cid != "") != (want.Typ == TypCredential):
+		return ErrHeader
+	case !want.AnyKid && !slices.Contains(want.Kids, h.kid):
 		return ErrKid
 	case h.sub != want.Subject:
 		return ErrSubject
@@ -196,7 +217,7 @@ func parseHeader(raw []byte) (header, error) {
 			return h, err
 		}
 	}
-	if _, err := d.Token(); err != nil || len(seen) != 6 {
+	if _, err := d.Token(); err != nil || !h.complete(len(seen)) {
 		return h, ErrHeader
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
@@ -205,9 +226,19 @@ func parseHeader(raw []byte) (header, error) {
 	return h, nil
 }
 
+// complete says whether all members are there. None of them may be empty, nor 0.
+func (h *header) complete(members int) bool {
+	want := 8
+	if h.cid != "" {
+		want++
+	}
+	return members == want && h.iat > 0 && h.gen > 0
+}
+
 // set reads the value of one member.
 func (h *header) set(d *json.Decoder, key string) error {
 	var field *string
+	var count *int64
 	switch key {
 	case "alg":
 		field = &h.alg
@@ -219,7 +250,14 @@ func (h *header) set(d *json.Decoder, key string) error {
 		field = &h.typ
 	case "sub":
 		field = &h.sub
+	case "nonce":
+		field = &h.nonce
+	case "cid":
+		field = &h.cid
 	case "iat":
+		count = &h.iat
+	case "gen":
+		count = &h.gen
 	case "zip":
 		return ErrZip
 	default:
@@ -241,8 +279,8 @@ func (h *header) set(d *json.Decoder, key string) error {
 	if !ok || len(number) > 12 {
 		return ErrHeader
 	}
-	h.iat, err = strconv.ParseInt(string(number), 10, 64)
-	if err != nil || h.iat < 0 {
+	*count, err = strconv.ParseInt(string(number), 10, 64)
+	if err != nil || *count < 0 {
 		return ErrHeader
 	}
 	return nil

@@ -56,6 +56,9 @@ func refusals(t testing.TB) []refusal {
 		{"iat with an exponent", with(fmt.Sprint(testNow.Unix()), "1e9"), ErrHeader},
 		{"iat below zero", with(fmt.Sprint(testNow.Unix()), "-1"), ErrHeader},
 		{"iat in milliseconds", with(fmt.Sprint(testNow.Unix()), "1772366400000"), ErrHeader},
+		{"generation 0", with(`"gen":3`, `"gen":0`), ErrHeader},
+		{"generation as text", with(`"gen":3`, `"gen":"3"`), ErrHeader},
+		{"empty nonce", with("n-1", ""), ErrHeader},
 		{"kid as number", with(`"`+testKid()+`"`, "1"), ErrHeader},
 		{"kid as object", with(`"`+testKid()+`"`, "{}"), ErrHeader},
 		{"JSON serialisation", joseSeal(t, jose.A256GCM, jose.RSA_OAEP_256, public, "").FullSerialize(), ErrMalformed},
@@ -75,7 +78,7 @@ func refusals(t testing.TB) []refusal {
 	for _, name := range []string{"crit", "epk", "jwk", "jku", "x5u", "x5c", "cty", "apu", "p2c", "exp", "anything", ""} {
 		cases = append(cases, refusal{"extra " + name, with(`{`, `{"`+name+`":"x",`), ErrHeader})
 	}
-	for _, name := range []string{"alg", "enc", "kid", "typ", "iat", "sub"} {
+	for _, name := range []string{"alg", "enc", "kid", "typ", "iat", "sub", "cid", "gen", "nonce"} {
 		cases = append(cases, refusal{"without " + name, with(`"`+name+`"`, `"other"`), ErrHeader})
 	}
 	return cases
@@ -90,8 +93,8 @@ type refusal struct {
 func TestInspectRefuses(t *testing.T) {
 	for _, c := range refusals(t) {
 		t.Run(c.name, func(t *testing.T) {
-			if kid, err := Inspect(c.jwe, credentialWant(), testNow); !errors.Is(err, c.want) || kid != "" {
-				t.Errorf("Inspect = %q, %v; want %v", kid, err, c.want)
+			if told, err := Inspect(c.jwe, credentialWant(), testNow); !errors.Is(err, c.want) || told != (Told{}) {
+				t.Errorf("Inspect = %q, %v; want %v", told.Kid, err, c.want)
 			}
 		})
 	}
@@ -99,6 +102,12 @@ func TestInspectRefuses(t *testing.T) {
 
 func TestInspectLimitsSize(t *testing.T) {
 	password := strings.Repeat("x", MaxCredentialJWE)
+	header := func(typ Typ) string {
+		if typ == TypCredential {
+			return credentialHeader()
+		}
+		return strings.NewReplacer(string(TypCredential), string(typ), `,"cid":"cred_1"`, "").Replace(credentialHeader())
+	}
 	for _, c := range []struct {
 		name string
 		typ  Typ
@@ -111,7 +120,7 @@ func TestInspectLimitsSize(t *testing.T) {
 		{"too large code", TypCode, MaxCodeJWE, ErrTooLarge},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			jwe := forge(t, strings.Replace(credentialHeader(), string(TypCredential), string(c.typ), 1), password[:c.n])
+			jwe := forge(t, header(c.typ), password[:c.n])
 			want := credentialWant()
 			want.Typ = c.typ
 			if _, err := Inspect(jwe, want, testNow); !errors.Is(err, c.want) {
@@ -163,7 +172,7 @@ func TestAtNamesTheMember(t *testing.T) {
 
 func TestRefusalsDiffer(t *testing.T) {
 	seen := map[string]bool{}
-	for _, e := range []*domain.Error{ErrTooLarge, ErrMalformed, ErrHeader, ErrAlg, ErrEnc, ErrZip, ErrKid, ErrTyp, ErrSubject,
+	for _, e := range []*domain.Error{ErrTooLarge, ErrMalformed, ErrHeader, ErrAlg, ErrEnc, ErrZip, ErrKid, ErrTyp, ErrSubject, ErrSealing, ErrPadding,
 		ErrStale, ErrFuture, ErrOuter, ErrInner, ErrPayload, ErrSealed, ErrPartTooLarge} {
 		if seen[e.Code] || e.Message == "" {
 			t.Errorf("%s is not its own or says no remedy", e.Code)
@@ -176,8 +185,8 @@ func TestRefusalsDiffer(t *testing.T) {
 // hold nothing but zeroes behind the header, so that every fuzzing process has the same.
 func FuzzInspect(f *testing.F) {
 	b64 := base64.RawURLEncoding.EncodeToString
-	header := `{"alg":"RSA-OAEP-256","enc":"A256GCM","kid":"k","typ":"sluis-credential+jwe","iat":1772366400,"sub":"conn_1"}`
-	rest := "." + b64(make([]byte, innerKeySize)) + "." + b64(make([]byte, nonceSize)) + ".AAAA." + b64(make([]byte, tagSize))
+	header := `{"alg":"RSA-OAEP-256","enc":"A256GCM","kid":"k","typ":"sluis-credential+jwe","iat":1772366400,"sub":"conn_1","cid":"c","gen":1,"nonce":"n"}`
+	rest := "." + b64(make([]byte, innerKeySize)) + "." + b64(make([]byte, nonceSize)) + "." + b64(make([]byte, BlockCredential)) + "." + b64(make([]byte, tagSize))
 	want := Expect{Typ: TypCredential, Subject: "conn_1", Kids: []string{"k"}}
 	if _, err := Inspect(b64([]byte(header))+rest, want, testNow); err != nil {
 		f.Fatalf("the first seed is refused: %v", err)
@@ -189,16 +198,16 @@ func FuzzInspect(f *testing.F) {
 	f.Add("....")
 	f.Add(`{"protected":""}`)
 	f.Fuzz(func(t *testing.T, jwe string) {
-		kid, err := Inspect(jwe, want, testNow)
+		told, err := Inspect(jwe, want, testNow)
 		if err != nil {
-			var told *domain.Error
-			if !errors.As(err, &told) || told.Field != "sealed" || kid != "" {
-				t.Errorf("refused without a reason of ours: %q, %v", kid, err)
+			var refusal *domain.Error
+			if !errors.As(err, &refusal) || refusal.Field != "sealed" || told != (Told{}) {
+				t.Errorf("refused without a reason of ours: %q, %v", told, err)
 			}
 			return
 		}
 		parsed, err := jose.ParseEncryptedCompact(jwe, []jose.KeyAlgorithm{jose.RSA_OAEP_256}, []jose.ContentEncryption{jose.A256GCM})
-		if err != nil || parsed.Header.KeyID != kid || parsed.Header.Algorithm != AlgInner || parsed.Header.ExtraHeaders["sub"] != "conn_1" {
+		if err != nil || parsed.Header.KeyID != told.Kid || parsed.Header.Algorithm != AlgInner || parsed.Header.ExtraHeaders["sub"] != "conn_1" {
 			t.Errorf("let pass what go-jose reads otherwise: %v", err)
 		}
 	})

@@ -25,15 +25,18 @@ type JWK struct {
 	KeyOps []string `json:"key_ops"`
 }
 
-// PublicJWK describes key under the identifier kid.
-func PublicJWK(kid string, key *rsa.PublicKey) JWK {
+// PublicJWK describes key. Its identifier is its thumbprint, and nothing that anybody chose.
+func PublicJWK(key *rsa.PublicKey) JWK {
 	n, e := rsaMembers(key)
-	return JWK{Kty: "RSA", N: n, E: e, Kid: kid, Alg: AlgInner, Use: "enc", KeyOps: []string{"encrypt"}}
+	return JWK{Kty: "RSA", N: n, E: e, Kid: thumbprint(n, e), Alg: AlgInner, Use: "enc", KeyOps: []string{"encrypt"}}
 }
 
 // Thumbprint is a key's RFC 7638 identifier: base64url of SHA-256 over its required members.
 func Thumbprint(key *rsa.PublicKey) string {
-	n, e := rsaMembers(key)
+	return thumbprint(rsaMembers(key))
+}
+
+func thumbprint(n, e string) string {
 	sum := sha256.Sum256([]byte(`{"e":"` + e + `","kty":"RSA","n":"` + n + `"}`))
 	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
@@ -43,23 +46,23 @@ func rsaMembers(key *rsa.PublicKey) (n, e string) {
 		base64.RawURLEncoding.EncodeToString(big.NewInt(int64(key.E)).Bytes())
 }
 
-// SealCredential closes the inner gate as the browser does, for programs that play the browser. fields are the
-// custodian's by name.
-func (k JWK) SealCredential(connection domain.ConnectionID, fields map[string]string, now domain.Time) (string, error) {
+// SealCredential closes the inner gate as the browser does, for programs that play the browser. t is what they were told
+// to seal, fields are the custodian's by name.
+func (k JWK) SealCredential(t domain.Sealing, fields map[string]string, now domain.Time) (string, error) {
 	payload, err := json.Marshal(fields)
 	if err != nil {
 		return "", fmt.Errorf("sealing credential: %w", err)
 	}
 	defer clear(payload)
-	return k.seal(TypCredential, string(connection), payload, now)
+	return k.seal(TypCredential, t, payload, now)
 }
 
 // SealCode closes the inner gate over an SCA code, as the browser does.
-func (k JWK) SealCode(challenge domain.ChallengeID, code string, now domain.Time) (string, error) {
-	return k.seal(TypCode, string(challenge), []byte(code), now)
+func (k JWK) SealCode(t domain.Sealing, code string, now domain.Time) (string, error) {
+	return k.seal(TypCode, t, []byte(code), now)
 }
 
-func (k JWK) seal(typ Typ, subject string, payload []byte, now domain.Time) (string, error) {
+func (k JWK) seal(typ Typ, t domain.Sealing, payload []byte, now domain.Time) (string, error) {
 	text, err := json.Marshal(k)
 	if err != nil {
 		return "", fmt.Errorf("reading public key: %w", err)
@@ -68,12 +71,18 @@ func (k JWK) seal(typ Typ, subject string, payload []byte, now domain.Time) (str
 	if err := key.UnmarshalJSON(text); err != nil {
 		return "", fmt.Errorf("reading public key: %w", err)
 	}
-	options := (&jose.EncrypterOptions{}).WithType(jose.ContentType(typ)).WithHeader("iat", now.Unix()).WithHeader("sub", subject)
+	options := (&jose.EncrypterOptions{}).WithType(jose.ContentType(typ)).WithHeader("iat", now.Unix()).
+		WithHeader("sub", t.Subject).WithHeader("gen", t.Generation).WithHeader("nonce", t.Nonce)
+	if typ == TypCredential {
+		options = options.WithHeader("cid", t.Credential)
+	}
 	e, err := jose.NewEncrypter(jose.A256GCM, jose.Recipient{Algorithm: jose.RSA_OAEP_256, Key: key.Key, KeyID: k.Kid}, options)
 	if err != nil {
 		return "", fmt.Errorf("closing inner gate: %w", err)
 	}
-	sealed, err := e.Encrypt(payload)
+	full := pad(payload, typ.block())
+	defer clear(full)
+	sealed, err := e.Encrypt(full)
 	if err != nil {
 		return "", fmt.Errorf("closing inner gate: %w", err)
 	}

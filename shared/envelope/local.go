@@ -48,7 +48,6 @@ const (
 	filePseudonym   = "pseudonym"
 	fileLink        = "link"
 	secretKeySize   = 32
-	innerBits       = 4096
 )
 
 // Keys are the local keys. Each accessor gives one half of one key, so that a function can be given just what it may

@@ -57,16 +57,16 @@ func TestLocalKeysPassACredential(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	jwe, err := jwk.SealCredential("conn_1", map[string]string{"username": "1"}, testNow)
+	jwe, err := jwk.SealCredential(testAs, map[string]string{"username": "1"}, testNow)
 	if err != nil {
 		t.Fatal(err)
 	}
-	sealed, err := NewSealer(k.Encrypter(KeyOuter)).Seal(jwe, testBind)
+	sealed, err := NewSealer(k.Encrypter(KeyOuter)).Seal(jwe, testBind, testAs)
 	if err != nil {
 		t.Fatal(err)
 	}
 	again := localKeys(t, dir) // after a restart
-	fields, err := NewOpener(again.Decrypter(KeyOuter), again.InnerDecrypters).OpenCredentials(sealed, jwk.Kid, testBind)
+	fields, err := NewOpener(again.Decrypter(KeyOuter), again.InnerDecrypters).OpenCredentials(sealed, jwk.Kid, testBind, testAs)
 	if err != nil || string(fields["username"].Reveal()) != "1" {
 		t.Errorf("OpenCredentials = %v, %v", fields, err)
 	}
@@ -81,7 +81,7 @@ func TestLocalKeysPassACredential(t *testing.T) {
 }
 
 func mustLabel(t testing.TB) []byte {
-	label, err := credentialLabel(testBind)
+	label, err := credentialLabel(testBind, testAs)
 	if err != nil {
 		t.Fatal(err)
 	}

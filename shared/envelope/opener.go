@@ -42,12 +42,12 @@ type Opener struct {
 // NewOpener makes an Opener of the opening halves of both gates.
 func NewOpener(outer domain.Decrypter, inner InnerKeys) *Opener { return &Opener{outer, inner} }
 
-// OpenCredentials opens both gates over sealed (domain.Credential.Sealed), which must have been sealed for b and to
-// the inner key kid. It returns the fields by name; the caller wipes them. Errors are those of Inspect without the
+// OpenCredentials opens both gates over sealed (domain.Credential.Sealed), which must have been sealed for b, as t, and
+// to the inner key kid. It returns the fields by name; the caller wipes them. Errors are those of Inspect without the
 // time (stored credentials live long, and their age was checked at the door), ErrOuter, ErrInner, ErrPayload, or what
 // the keys' keeper says where it cannot be reached.
-func (o *Opener) OpenCredentials(sealed []byte, kid string, b domain.Binding) (map[string]domain.Secret, error) {
-	label, err := credentialLabel(b)
+func (o *Opener) OpenCredentials(sealed []byte, kid string, b domain.Binding, t domain.Sealing) (map[string]domain.Secret, error) {
+	label, err := credentialLabel(b, t)
 	if err != nil {
 		return nil, err
 	}
@@ -64,38 +64,50 @@ func (o *Opener) OpenCredentials(sealed []byte, kid string, b domain.Binding) (m
 		return nil, err
 	}
 	text := string(jwe)
-	if _, err := inspect(text, Expect{Typ: TypCredential, Subject: string(b.ConnectionID), Kids: []string{kid}}); err != nil {
-		return nil, err
-	}
-	payload, err := openInner(text, key)
+	h, err := inspect(text, Expect{Typ: TypCredential, Subject: string(b.ConnectionID), Kids: []string{kid}})
 	if err != nil {
 		return nil, err
+	}
+	if h.sealing() != t {
+		return nil, ErrSealing
+	}
+	full, err := openInner(text, key)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(full)
+	payload, ok := unpad(full, BlockCredential)
+	if !ok {
+		return nil, ErrPayload
 	}
 	return takeFields(payload)
 }
 
-// OpenCode opens the inner gate over an SCA code that was sealed for the challenge, at most MaxSealedAge ago. The
-// caller wipes it.
-func (o *Opener) OpenCode(jwe string, challenge domain.ChallengeID, now domain.Time) (domain.Secret, error) {
+// OpenCode opens the inner gate over an SCA code that was sealed as t, for the challenge that this names, at most
+// MaxSealedAge ago. The caller wipes it.
+func (o *Opener) OpenCode(jwe string, t domain.Sealing, now domain.Time) (domain.Secret, error) {
 	keys, err := o.inner()
 	if err != nil {
 		return domain.Secret{}, fmt.Errorf("opening inner gate: %w", err)
 	}
-	want := Expect{Typ: TypCode, Subject: string(challenge), Kids: slices.Collect(maps.Keys(keys))}
-	kid, err := Inspect(jwe, want, now)
+	want := Expect{Typ: TypCode, Subject: t.Subject, Kids: slices.Collect(maps.Keys(keys))}
+	told, err := Inspect(jwe, want, now)
 	if err != nil {
 		return domain.Secret{}, err
 	}
-	payload, err := openInner(jwe, keys[kid])
+	if told.Sealing != t {
+		return domain.Secret{}, ErrSealing
+	}
+	full, err := openInner(jwe, keys[told.Kid])
 	if err != nil {
 		return domain.Secret{}, err
 	}
-	code := domain.NewSecret(payload)
-	if !codeShape(payload) {
-		code.Wipe()
+	code, ok := unpad(full, BlockCode)
+	if !ok || !codeShape(code) {
+		clear(full)
 		return domain.Secret{}, ErrPayload
 	}
-	return code, nil
+	return domain.NewSecret(code), nil
 }
 
 func (o *Opener) key(kid string) (crypto.Decrypter, error) {

@@ -60,7 +60,7 @@ func (k *innerKeeper) keys() (map[string]crypto.Decrypter, error) {
 // behindOuter closes the outer gate over anything, as somebody could who got hold of the sealing function.
 func behindOuter(t testing.TB, outer tink.AEAD, jwe string) []byte {
 	t.Helper()
-	label, err := credentialLabel(testBind)
+	label, err := credentialLabel(testBind, testAs)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +76,7 @@ func TestOpenerRefusesWhatInspectDoes(t *testing.T) {
 	o := NewOpener(outer, innerKeys)
 	for _, c := range refusals(t) {
 		t.Run(c.name, func(t *testing.T) {
-			fields, err := o.OpenCredentials(behindOuter(t, outer, c.jwe), testKid(), testBind)
+			fields, err := o.OpenCredentials(behindOuter(t, outer, c.jwe), testKid(), testBind, testAs)
 			if !errors.Is(err, c.want) || fields != nil {
 				t.Errorf("OpenCredentials = %v, %v; want %v", fields, err, c.want)
 			}
@@ -87,7 +87,7 @@ func TestOpenerRefusesWhatInspectDoes(t *testing.T) {
 func TestStoredCredentialMayBeOld(t *testing.T) {
 	outer := newAEAD(t)
 	old := strings.Replace(credentialHeader(), fmt.Sprint(testNow.Unix()), "1000000000", 1)
-	fields, err := NewOpener(outer, innerKeys).OpenCredentials(behindOuter(t, outer, forge(t, old, `{"username":"1"}`)), testKid(), testBind)
+	fields, err := NewOpener(outer, innerKeys).OpenCredentials(behindOuter(t, outer, forge(t, old, `{"username":"1"}`)), testKid(), testBind, testAs)
 	if err != nil || len(fields) != 1 {
 		t.Errorf("OpenCredentials = %v, %v", fields, err)
 	}
@@ -113,7 +113,7 @@ func TestTamperingWithAnyPart(t *testing.T) {
 			if _, err := Inspect(jwe, credentialWant(), testNow); err != nil {
 				t.Fatalf("Inspect saw it without a key: %v", err)
 			}
-			fields, err := o.OpenCredentials(behindOuter(t, outer, jwe), testKid(), testBind)
+			fields, err := o.OpenCredentials(behindOuter(t, outer, jwe), testKid(), testBind, testAs)
 			if !errors.Is(err, want) || fields != nil {
 				t.Errorf("OpenCredentials = %v, %v; want %v", fields, err, want)
 			}
@@ -124,14 +124,14 @@ func TestTamperingWithAnyPart(t *testing.T) {
 		for i := 0; i < len(sealed); i += 7 {
 			spoiled := bytes.Clone(sealed)
 			spoiled[i] ^= 1
-			if _, err := o.OpenCredentials(spoiled, testKid(), testBind); !errors.Is(err, ErrOuter) {
+			if _, err := o.OpenCredentials(spoiled, testKid(), testBind, testAs); !errors.Is(err, ErrOuter) {
 				t.Fatalf("byte %d: %v; want %v", i, err, ErrOuter)
 			}
-			if _, err := o.OpenCredentials(sealed[:i], testKid(), testBind); !errors.Is(err, ErrOuter) {
+			if _, err := o.OpenCredentials(sealed[:i], testKid(), testBind, testAs); !errors.Is(err, ErrOuter) {
 				t.Fatalf("cut at %d: %v; want %v", i, err, ErrOuter)
 			}
 		}
-		if _, err := o.OpenCredentials(make([]byte, MaxCredentialJWE*2), testKid(), testBind); !errors.Is(err, ErrTooLarge) {
+		if _, err := o.OpenCredentials(make([]byte, MaxCredentialJWE*2), testKid(), testBind, testAs); !errors.Is(err, ErrTooLarge) {
 			t.Errorf("oversized: %v; want %v", err, ErrTooLarge)
 		}
 	})
@@ -141,7 +141,7 @@ func TestSwappingWhatIsBound(t *testing.T) {
 	outer := newAEAD(t)
 	o, s := NewOpener(outer, innerKeys), NewSealer(outer)
 	jwe := sealTest(t, map[string]string{"username": "1"})
-	sealed, err := s.Seal(jwe, testBind)
+	sealed, err := s.Seal(jwe, testBind, testAs)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +158,7 @@ func TestSwappingWhatIsBound(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			b := testBind
 			c.swap(&b)
-			if _, err := o.OpenCredentials(sealed, testKid(), b); !errors.Is(err, ErrOuter) {
+			if _, err := o.OpenCredentials(sealed, testKid(), b, testAs); !errors.Is(err, ErrOuter) {
 				t.Errorf("OpenCredentials = %v; want %v", err, ErrOuter)
 			}
 		})
@@ -166,22 +166,75 @@ func TestSwappingWhatIsBound(t *testing.T) {
 	t.Run("sealed again for another connection", func(t *testing.T) {
 		b := testBind
 		b.ConnectionID = "conn_2"
-		again, err := s.Seal(jwe, b)
+		again, err := s.Seal(jwe, b, testAs)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := o.OpenCredentials(again, testKid(), b); !errors.Is(err, ErrSubject) {
+		if _, err := o.OpenCredentials(again, testKid(), b, testAs); !errors.Is(err, ErrSubject) {
 			t.Errorf("OpenCredentials = %v; want %v", err, ErrSubject)
 		}
 	})
 	for i := range reflect.TypeFor[domain.Binding]().NumField() {
 		b := testBind
 		reflect.ValueOf(&b).Elem().Field(i).SetString("")
-		if _, err := s.Seal(jwe, b); err == nil {
+		if _, err := s.Seal(jwe, b, testAs); err == nil {
 			t.Errorf("sealed with field %d of the binding empty", i)
 		}
-		if _, err := o.OpenCredentials(sealed, testKid(), b); err == nil {
+		if _, err := o.OpenCredentials(sealed, testKid(), b, testAs); err == nil {
 			t.Errorf("opened with field %d of the binding empty", i)
+		}
+	}
+}
+
+// TestOlderCredentialDoesNotOpen: an earlier login of the same connection, put back in the place of a newer one, stays
+// shut, whatever its row says; and so does one that a sealer closed under another name than the browser did.
+func TestOlderCredentialDoesNotOpen(t *testing.T) {
+	outer := newAEAD(t)
+	o, s := NewOpener(outer, innerKeys), NewSealer(outer)
+	jwe := sealTest(t, map[string]string{"username": "1"})
+	sealed, err := s.Seal(jwe, testBind, testAs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name  string
+		as    func(*domain.Sealing)
+		again error // where the outer gate was closed under that name, too
+	}{
+		{"a newer generation", func(s *domain.Sealing) { s.Generation++ }, ErrSealing},
+		{"an older generation", func(s *domain.Sealing) { s.Generation-- }, ErrSealing},
+		{"another credential", func(s *domain.Sealing) { s.Credential = "cred_2" }, ErrSealing},
+		{"one of an earlier build", func(s *domain.Sealing) { s.Generation = 0 }, nil},
+		{"one without a name", func(s *domain.Sealing) { s.Credential = "" }, nil},
+	} {
+		as := testAs
+		c.as(&as)
+		if _, err := o.OpenCredentials(sealed, testKid(), testBind, as); err == nil || c.again != nil && !errors.Is(err, ErrOuter) {
+			t.Errorf("%s: OpenCredentials = %v; want %v", c.name, err, ErrOuter)
+		}
+		again, err := s.Seal(jwe, testBind, as)
+		if (err == nil) != (c.again != nil) {
+			t.Errorf("%s: Seal = %v", c.name, err)
+		}
+		if err != nil {
+			continue
+		}
+		if _, err := o.OpenCredentials(again, testKid(), testBind, as); !errors.Is(err, c.again) {
+			t.Errorf("%s, closed so: OpenCredentials = %v; want %v", c.name, err, c.again)
+		}
+	}
+	as := testAs
+	as.Nonce = "n-2"
+	if _, err := o.OpenCredentials(sealed, testKid(), testBind, as); !errors.Is(err, ErrSealing) {
+		t.Errorf("another nonce: OpenCredentials = %v; want %v", err, ErrSealing)
+	}
+	code, err := testJWK().SealCode(codeAs("chal_1"), "123456", testNow)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, other := range []domain.Sealing{{Subject: "chal_1", Generation: 3, Nonce: "n-2"}, {Subject: "chal_1", Generation: 2, Nonce: "n-1"}} {
+		if _, err := o.OpenCode(code, other, testNow); !errors.Is(err, ErrSealing) {
+			t.Errorf("OpenCode as %+v = %v; want %v", other, err, ErrSealing)
 		}
 	}
 }
@@ -189,27 +242,27 @@ func TestSwappingWhatIsBound(t *testing.T) {
 func TestOpenerKnowsItsKeys(t *testing.T) {
 	outer := newAEAD(t)
 	o := NewOpener(outer, innerKeys)
-	other := PublicJWK(Thumbprint(&otherKey().PublicKey), &otherKey().PublicKey)
-	foreign, err := other.SealCredential("conn_1", map[string]string{"username": "1"}, testNow)
+	other := PublicJWK(&otherKey().PublicKey)
+	foreign, err := other.SealCredential(testAs, map[string]string{"username": "1"}, testNow)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := o.OpenCredentials(behindOuter(t, outer, foreign), other.Kid, testBind); !errors.Is(err, ErrKid) {
+	if _, err := o.OpenCredentials(behindOuter(t, outer, foreign), other.Kid, testBind, testAs); !errors.Is(err, ErrKid) {
 		t.Errorf("a key that is not ours: %v; want %v", err, ErrKid)
 	}
 	other.Kid = testKid()
-	lying, err := other.SealCredential("conn_1", map[string]string{"username": "1"}, testNow)
+	lying, err := other.SealCredential(testAs, map[string]string{"username": "1"}, testNow)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := o.OpenCredentials(behindOuter(t, outer, lying), testKid(), testBind); !errors.Is(err, ErrInner) {
+	if _, err := o.OpenCredentials(behindOuter(t, outer, lying), testKid(), testBind, testAs); !errors.Is(err, ErrInner) {
 		t.Errorf("a key under our kid that is not ours: %v; want %v", err, ErrInner)
 	}
 	broken := NewOpener(outer, func() (map[string]crypto.Decrypter, error) { return nil, io.ErrUnexpectedEOF })
-	if _, err := broken.OpenCredentials(behindOuter(t, outer, foreign), testKid(), testBind); !errors.Is(err, io.ErrUnexpectedEOF) {
+	if _, err := broken.OpenCredentials(behindOuter(t, outer, foreign), testKid(), testBind, testAs); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("keys that cannot be read: %v", err)
 	}
-	if _, err := broken.OpenCode("", "chal_1", testNow); !errors.Is(err, io.ErrUnexpectedEOF) {
+	if _, err := broken.OpenCode("", codeAs("chal_1"), testNow); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("keys that cannot be read: %v", err)
 	}
 }
@@ -231,7 +284,7 @@ func TestUnreachableKeeperIsNoBadCredential(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			outer.fail, inner.fail = c.outer, c.inner
-			if _, err := o.OpenCredentials(sealed, testKid(), testBind); !errors.Is(err, c.want) || errors.Is(err, c.not) {
+			if _, err := o.OpenCredentials(sealed, testKid(), testBind, testAs); !errors.Is(err, c.want) || errors.Is(err, c.not) {
 				t.Errorf("OpenCredentials = %v; want %v", err, c.want)
 			}
 		})
@@ -260,7 +313,7 @@ func TestPayloads(t *testing.T) {
 		{"long name", `{"` + strings.Repeat("x", MaxFieldName+1) + `":"1"}`}, {"too many", string(tooMany)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			fields, err := o.OpenCredentials(behindOuter(t, outer, forge(t, credentialHeader(), c.payload)), testKid(), testBind)
+			fields, err := o.OpenCredentials(behindOuter(t, outer, forge(t, credentialHeader(), c.payload)), testKid(), testBind, testAs)
 			if !errors.Is(err, ErrPayload) || fields != nil {
 				t.Errorf("OpenCredentials = %v, %v; want %v", fields, err, ErrPayload)
 			}
@@ -274,7 +327,7 @@ func TestPayloads(t *testing.T) {
 func TestOpenCodeRefuses(t *testing.T) {
 	o := NewOpener(newAEAD(t), innerKeys)
 	seal := func(challenge domain.ChallengeID, code string) string {
-		jwe, err := testJWK().SealCode(challenge, code, testNow)
+		jwe, err := testJWK().SealCode(codeAs(challenge), code, testNow)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -292,14 +345,14 @@ func TestOpenCodeRefuses(t *testing.T) {
 		{"stale", seal("chal_1", "123456"), testNow.Add(MaxSealedAge + 1e9), ErrStale},
 		{"from the future", seal("chal_1", "123456"), testNow.Add(-MaxSealedAhead - 1e9), ErrFuture},
 		{"a credential", sealTest(t, map[string]string{"username": "1"}), testNow, ErrTyp},
-		{"empty", seal("chal_1", ""), testNow, ErrMalformed},
+		{"empty", seal("chal_1", ""), testNow, ErrPayload},
 		{"too long", seal("chal_1", strings.Repeat("1", MaxCode+1)), testNow, ErrPayload},
 		{"line break", seal("chal_1", "123\n456"), testNow, ErrPayload},
 		{"invalid UTF-8", seal("chal_1", "\xff"), testNow, ErrPayload},
 		{"oversized", seal("chal_1", strings.Repeat("1", MaxCodeJWE)), testNow, ErrTooLarge},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if _, err := o.OpenCode(c.jwe, "chal_1", c.at); !errors.Is(err, c.want) {
+			if _, err := o.OpenCode(c.jwe, codeAs("chal_1"), c.at); !errors.Is(err, c.want) {
 				t.Errorf("OpenCode = %v; want %v", err, c.want)
 			}
 		})
@@ -313,7 +366,7 @@ func TestNothingIsLeft(t *testing.T) {
 	good := sealTest(t, map[string]string{"username": "1", "password": canary})
 	spoiled := good[:len(good)-2] + "AA"
 	for _, jwe := range []string{good, spoiled, forge(t, credentialHeader(), `{"password":"`+canary+`"`)} {
-		fields, err := o.OpenCredentials(behindOuter(t, outer.outer, jwe), testKid(), testBind)
+		fields, err := o.OpenCredentials(behindOuter(t, outer.outer, jwe), testKid(), testBind, testAs)
 		for name, f := range fields {
 			b := f.Reveal()
 			f.Wipe()
@@ -346,7 +399,7 @@ func zero(b []byte) bool { return bytes.Count(b, []byte{0}) == len(b) }
 
 func TestOpenedSecretsRedactThemselves(t *testing.T) {
 	outer := newAEAD(t)
-	fields, err := NewOpener(outer, innerKeys).OpenCredentials(behindOuter(t, outer, sealTest(t, map[string]string{"password": canary})), testKid(), testBind)
+	fields, err := NewOpener(outer, innerKeys).OpenCredentials(behindOuter(t, outer, sealTest(t, map[string]string{"password": canary})), testKid(), testBind, testAs)
 	if err != nil {
 		t.Fatal(err)
 	}

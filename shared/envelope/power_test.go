@@ -64,7 +64,7 @@ func (key) Encrypt(plain, _ []byte) ([]byte, error) { return plain, nil }
 
 func main() {
 	_, err := envelope.Inspect(os.Args[0], envelope.Expect{Typ: envelope.TypCredential}, domain.Env{}.Now())
-	sealed, err2 := envelope.NewSealer(key{}).Seal(os.Args[0], domain.Binding{})
+	sealed, err2 := envelope.NewSealer(key{}).Seal(os.Args[0], domain.Binding{}, domain.Sealing{})
 	println(err, sealed, err2)
 }
 `

@@ -46,7 +46,7 @@ func (e *Engine) answer(ctx context.Context, s *domain.Session, r domain.AnswerR
 	if r.Kind == domain.AnswerCancel {
 		return e.fail(ctx, j, &Failure{Reason: domain.ReasonSCARejected, Err: errors.New("the investor gave up")})
 	}
-	in, err := e.input(ctx, r)
+	in, err := e.input(ctx, j, r)
 	if err != nil {
 		return errors.Join(err, e.backToRest(ctx, j))
 	}
@@ -89,6 +89,12 @@ func (e *Engine) claimAnswer(ctx context.Context, seen *domain.Session, r domain
 				return err
 			}
 		}
+		var admitted domain.Sealing
+		if r.Kind == domain.AnswerCode {
+			if admitted, err = challenge.Admit(); err != nil {
+				return err
+			}
+		}
 		if challenge.State == domain.SCARejected && r.Kind == domain.AnswerCode {
 			if err := challenge.Move(domain.SCAIssued, now); err != nil {
 				return err
@@ -96,7 +102,7 @@ func (e *Engine) claimAnswer(ctx context.Context, seen *domain.Session, r domain
 		}
 		s.Attempts++
 		s.LeaseUntil = now.Add(max(e.lease(), answerTimeout))
-		j = &job{session: s, connection: t.connection, consent: c}
+		j = &job{session: s, connection: t.connection, consent: c, admitted: admitted}
 		return errors.Join(tx.Put(s), tx.Put(challenge))
 	})
 	return j, err
@@ -104,11 +110,11 @@ func (e *Engine) claimAnswer(ctx context.Context, seen *domain.Session, r domain
 
 var errOver = &domain.Error{Kind: domain.Gone, Code: "challenge_over", Message: "this question of the bank is over"}
 
-// input turns an answer into a step's input; a code is opened here and nowhere else.
-func (e *Engine) input(ctx context.Context, r domain.AnswerRequest) (Input, error) {
+// input turns an answer into a step's input; a code is opened here and nowhere else, if it is the one that was let in.
+func (e *Engine) input(ctx context.Context, j *job, r domain.AnswerRequest) (Input, error) {
 	switch r.Kind {
 	case domain.AnswerCode:
-		code, err := e.Opener.In(ctx).OpenCode(r.SealedCode, r.ChallengeID, e.Env.Now())
+		code, err := e.Opener.In(ctx).OpenCode(r.SealedCode, j.admitted, e.Env.Now())
 		return Input{Kind: InputCode, Code: code}, err
 	case domain.AnswerPoll:
 		return Input{Kind: InputPoll}, nil

@@ -105,7 +105,7 @@ func (e *Engine) advance(ctx context.Context, s *domain.Session, delayed bool) e
 func (e *Engine) run(ctx context.Context, j *job) error {
 	in := Input{Kind: InputResume}
 	if j.credential != nil {
-		fields, err := e.Opener.In(ctx).OpenCredentials(j.credential.Sealed, j.credential.InnerKey, j.connection.Binding())
+		fields, err := e.Opener.In(ctx).OpenCredentials(j.credential.Sealed, j.credential.InnerKey, j.connection.Binding(), j.credential.Sealing())
 		if err != nil {
 			return e.fail(ctx, j, &Failure{Reason: domain.ReasonInternal, Unjudged: true, Retry: domain.KindOf(err) == domain.Unavailable, Err: err})
 		}
@@ -139,6 +139,7 @@ type job struct {
 	credential *domain.Credential      // to log in with; nil to resume
 	judged     domain.CredentialState  // what the bank thought of it before
 	verdict    *Failure                // what it thinks now, where that is known but not written down yet
+	admitted   domain.Sealing          // the code that may be opened
 	stop       context.CancelCauseFunc // cuts the work short
 	unsaved    []byte                  // the way into the bank's session, sealed, until a commit has kept it
 	tries      []try                   // what this step booked on the access and no commit has settled
@@ -179,7 +180,7 @@ func (e *Engine) claim(ctx context.Context, seen *domain.Session, delayed bool) 
 		}
 		j = &job{session: s, connection: t.connection, consent: c}
 		if len(s.Sealed) == 0 {
-			if unfit, err = j.takeCredential(t.credential, now); err != nil {
+			if unfit, err = j.takeCredential(t.credential, t.connection, now); err != nil {
 				return err
 			}
 			if unfit != "" {
@@ -201,10 +202,11 @@ func (e *Engine) claim(ctx context.Context, seen *domain.Session, delayed bool) 
 
 var errNothing = errors.New("nothing to do")
 
-// takeCredential marks a login on the credential, or says why it must not be tried: it was erased, the bank refused it,
-// or a login with it broke off, after which nobody but a person may say that it is tried again.
-func (j *job) takeCredential(cred *domain.Credential, now domain.Time) (unfit domain.Reason, err error) {
-	if cred == nil {
+// takeCredential marks a login on the credential, or says why it must not be tried: it was erased, it is not the newest
+// that the connection was given, the bank refused it, or a login with it broke off, after which nobody but a person may
+// say that it is tried again.
+func (j *job) takeCredential(cred *domain.Credential, conn *domain.Connection, now domain.Time) (unfit domain.Reason, err error) {
+	if cred == nil || !cred.Fits(conn) {
 		return domain.ReasonCredentialsErased, nil
 	}
 	j.judged, j.credential = cred.State, cred

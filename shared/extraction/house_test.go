@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -411,17 +412,20 @@ func (w *world) seal(password string) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	jwe, err := jwk.SealCredential(w.conn, map[string]string{"username": "12345678", "password": password}, w.env.Now())
+	conn := w.connection()
+	as := conn.NextSealing(w.env)
+	as.Nonce = "nonce of " + string(as.Credential)
+	conn.Sealings, conn.Generation = as.Generation, as.Generation
+	jwe, err := jwk.SealCredential(as, map[string]string{"username": "12345678", "password": password}, w.env.Now())
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	conn := w.connection()
-	sealed, err := envelope.NewSealer(keys().Encrypter(envelope.KeyOuter)).Seal(jwe, conn.Binding())
+	sealed, err := envelope.NewSealer(keys().Encrypter(envelope.KeyOuter)).Seal(jwe, conn.Binding(), as)
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	now := w.env.Now()
-	w.write(&domain.Credential{ID: domain.NewID[domain.CredentialID](w.env), ConnectionID: conn.ID, ConsentID: conn.ConsentID,
+	w.write(conn, &domain.Credential{ID: as.Credential, Generation: as.Generation, Nonce: as.Nonce, ConnectionID: conn.ID, ConsentID: conn.ConsentID,
 		ClientID: conn.ClientID, Custodian: conn.Custodian, State: domain.CredentialSealed, InnerKey: jwk.Kid, Sealed: sealed,
 		CreatedAt: now, UpdatedAt: now})
 }
@@ -547,13 +551,19 @@ func (w *world) answer(kind domain.AnswerKind, text string) error {
 	return err
 }
 
+// sealCode is what the browser makes of a code, let in as the challenge function would.
 func (w *world) sealCode(code string) string {
 	w.t.Helper()
+	asked := get(w, &domain.Challenge{ID: w.theSession().ChallengeID})
+	as := asked.NextSealing()
+	as.Nonce = fmt.Sprint("nonce ", as.Generation, " of ", asked.ID)
+	asked.Codes, asked.Admitted = as.Generation, as.Nonce
+	w.write(asked)
 	jwk, err := keys().InnerPublic()
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	jwe, err := jwk.SealCode(w.theSession().ChallengeID, code, w.env.Now())
+	jwe, err := jwk.SealCode(as, code, w.env.Now())
 	if err != nil {
 		w.t.Fatal(err)
 	}

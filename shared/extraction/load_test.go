@@ -128,7 +128,7 @@ func BenchmarkUnchangedRefresh(b *testing.B) {
 
 func visitBare(b *testing.B, w *world, opener *envelope.Opener) {
 	cred, conn := w.credential(), w.connection()
-	fields, err := opener.OpenCredentials(cred.Sealed, cred.InnerKey, conn.Binding())
+	fields, err := opener.OpenCredentials(cred.Sealed, cred.InnerKey, conn.Binding(), cred.Sealing())
 	if err != nil {
 		b.Fatal(err)
 	}

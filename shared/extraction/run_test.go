@@ -252,6 +252,7 @@ func TestChoice(t *testing.T) {
 
 func TestUnreadableCode(t *testing.T) {
 	w := first(build(t).settle(t), "code")
+	w.sealCode(code)
 	r := domain.AnswerRequest{SessionID: w.session, ChallengeID: w.challenge().ID, Kind: domain.AnswerCode, SealedCode: "no.jwe"}
 	if err := w.engine.Answer(t.Context(), r); domain.KindOf(err) != domain.Invalid {
 		t.Errorf("a code that does not open: %v", err)
@@ -278,6 +279,10 @@ func TestAnswersThatDoNotBelong(t *testing.T) {
 		t.Errorf("another session's challenge: %v", err)
 	}
 	r.ChallengeID = w.challenge().ID
+	if err := w.engine.Answer(t.Context(), r); domain.CodeOf(err) != "sealing_used" {
+		t.Errorf("a code that was not let in: %v", err)
+	}
+	w.sealCode(code)
 	if err := w.engine.Answer(t.Context(), r); domain.CodeOf(err) != "jwe_subject" {
 		t.Errorf("another challenge's code: %v", err)
 	}

@@ -31,7 +31,6 @@ import (
 	"sluis.internal/functions/sluis/home"
 	"sluis.internal/functions/sluis/journey"
 	"sluis.internal/shared/domain"
-	"sluis.internal/shared/envelope"
 	"sluis.internal/test/house"
 )
 
@@ -290,12 +289,9 @@ func (w *world) names(t *tenant) {
 		}
 	}
 	t.ids["url"] = t.place.Inbox.URL()
-	var k struct {
-		JWK     envelope.JWK
-		Subject domain.ConnectionID `json:"sub"`
-	}
+	var k journey.SealKey
 	w.ask(page(t.visits["own"], "GET", "/seal/key", ""), &k)
-	jwe, err := k.JWK.SealCredential(k.Subject, map[string]string{"username": "20000001", "password": bank.PIN}, w.Home.Env.Now())
+	jwe, err := k.JWK.SealCredential(k.Sealing(), map[string]string{"username": "20000001", "password": bank.PIN}, w.Home.Env.Now())
 	must(w, err)
 	t.ids["jwe"] = jwe
 }

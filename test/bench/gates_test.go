@@ -78,6 +78,7 @@ type gates struct {
 	sealer *envelope.Sealer
 	opener *envelope.Opener
 	bound  domain.Binding
+	asked  domain.Sealing
 }
 
 func newGates(tb testing.TB) *gates {
@@ -88,6 +89,8 @@ func newGates(tb testing.TB) *gates {
 		opener: envelope.NewOpener(keys.Decrypter(envelope.KeyOuter), keys.InnerDecrypters),
 		bound: domain.Binding{ClientID: domain.NewID[domain.ClientID](domain.Env{}), ConsentID: domain.NewID[domain.ConsentID](domain.Env{}),
 			ConnectionID: domain.NewID[domain.ConnectionID](domain.Env{}), Custodian: "sandbox-comdirect"}}
+	g.asked = domain.Sealing{Subject: string(g.bound.ConnectionID), Credential: domain.NewID[domain.CredentialID](domain.Env{}), Generation: 1,
+		Nonce: "hZzfFoQgm1gqjP9wxBvJ9Dd4pCkdkZ0Q8D5q0m1k2uI"}
 	g.jwk, err = keys.InnerPublic()
 	must(tb, err)
 	return g
@@ -96,7 +99,7 @@ func newGates(tb testing.TB) *gates {
 // seal does what the browser, and then the sealing function, do.
 func (g *gates) seal() ([]byte, error) {
 	now := domain.At(time.Now())
-	jwe, err := g.jwk.SealCredential(g.bound.ConnectionID, credential, now)
+	jwe, err := g.jwk.SealCredential(g.asked, credential, now)
 	if err != nil {
 		return nil, err
 	}
@@ -104,11 +107,11 @@ func (g *gates) seal() ([]byte, error) {
 	if _, err := envelope.Inspect(jwe, want, now); err != nil {
 		return nil, err
 	}
-	return g.sealer.Seal(jwe, g.bound)
+	return g.sealer.Seal(jwe, g.bound, g.asked)
 }
 
 func (g *gates) open(sealed []byte) error {
-	fields, err := g.opener.OpenCredentials(sealed, g.jwk.Kid, g.bound)
+	fields, err := g.opener.OpenCredentials(sealed, g.jwk.Kid, g.bound, g.asked)
 	for _, f := range fields {
 		f.Wipe()
 	}

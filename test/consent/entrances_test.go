@@ -266,7 +266,7 @@ var investorEntrances = []entrance{
 		states: []domain.ConsentState{domain.ConsentValid, domain.ConsentRevoked}, use: visit("POST", "/me/revoke")},
 	{at: "pages POST /erase", lead: managing, action: "erasure.begun", by: domain.ActorInvestor, states: anyOf, late: true, use: eraseAs("data")},
 	{at: "pages POST /erase", lead: managing, action: "erasure.begun", by: domain.ActorInvestor, states: anyOf, late: true, use: eraseAs("all")},
-	{at: "pages POST /seal", lead: granted, action: "credential.sealed", by: domain.ActorInvestor, terms: "custodian once", use: step("login 20000005")},
+	{at: "pages POST /seal", lead: granted, action: "sealing.taken", by: domain.ActorInvestor, terms: "custodian once", use: step("login 20000005")},
 	{at: "pages POST /seal/again", lead: read, action: "session.requested", by: domain.ActorInvestor, terms: "custodian once", use: step("again")},
 	{at: "pages POST /challenge/answer", lead: suspended, action: "challenge.answered", by: domain.ActorInvestor, terms: "custodian", use: renew},
 }

@@ -100,14 +100,14 @@ func build(t *testing.T) *house {
 		t.Fatal(err)
 	}
 	door := &serve.Door{Store: h.store, Env: h.env, Salt: h.keys.Pseudonym(), Limits: serve.NewLimits(6000)}
-	h.consent = &consent.Service{Store: h.store, Env: h.env, Door: door, Custodians: custodians, LinkKey: h.keys.Link(), PagesURL: "http://localhost:8081"}
+	h.consent = &consent.Service{Store: h.store, Env: h.env, Door: door, Custodians: custodians, LinkKey: h.keys.Link(), Inner: h.keys.InnerPublics, PagesURL: "http://localhost:8081"}
 	rules := webhook.Rules{Allow: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:9")}}
 	h.notices = &deliver.Service{Store: h.store, Env: h.env, Door: door, Rules: rules, Close: h.keys.Encrypter(envelope.KeyWebhook),
 		Open: h.keys.Decrypter(envelope.KeyWebhook)}
 	h.consent.Routes(h.mux)
 	h.notices.Routes(h.mux)
 	(&seal.Service{Store: h.store, Env: h.env, Door: door, Sealer: envelope.NewSealer(h.keys.Encrypter(envelope.KeyOuter)),
-		Public: h.keys.InnerPublic, Kids: h.keys.InnerKids}).Routes(h.mux)
+		Inner: h.keys.InnerPublics}).Routes(h.mux)
 	(&challenge.Service{Store: h.store, Env: h.env, Door: door, Display: h.keys.Decrypter(envelope.KeyDisplay), Bank: silent{}}).Routes(h.mux)
 	(&portfolio.Service{Store: h.store, Env: h.env, Door: door, Opener: envelope.NewReader(h.keys.PortfolioKey(), h.env)}).Routes(h.mux)
 	(&erase.Service{Store: h.store, Env: h.env, Door: door, Signers: h.keys.CertificateSigners}).Routes(h.mux)
@@ -258,12 +258,13 @@ func (h *house) ask() *domain.Connection {
 // connect seals a credential and lays the bank's question.
 func (h *house) connect(conn *domain.Connection) {
 	h.t.Helper()
-	h.call(200, "GET", "/seal/key", "")
+	given := h.call(200, "GET", "/seal/key", "")
 	jwk, err := h.keys.InnerPublic()
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	jwe, err := jwk.SealCredential(conn.ID, map[string]string{"username": "1", "password": "2"}, h.env.Now())
+	jwe, err := jwk.SealCredential(domain.Sealing{Subject: string(conn.ID), Credential: domain.CredentialID(given["cid"].(string)),
+		Generation: 1, Nonce: given["nonce"].(string)}, map[string]string{"username": "1", "password": "2"}, h.env.Now())
 	if err != nil {
 		h.t.Fatal(err)
 	}

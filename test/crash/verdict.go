@@ -318,7 +318,7 @@ var told = map[string]string{
 	"session.closed": "sessions", "session.failed": "sessions", "session.expired": "sessions", "session.cancelled": "sessions",
 	"portfolio.stored": "versions", "deliveries.made": "deliveries", "webhook.sent": "deliveries",
 	"erasure.begun": "erasures", "erasure.completed": "erasures",
-	"session.suspended": "told", "session.postponed": "told", "session.renewed": "told", "session.left": "told", "challenge.answered": "told",
+	"session.suspended": "told", "session.postponed": "told", "session.renewed": "told", "session.left": "told", "challenge.answered": "told", "sealing.taken": "told",
 	"data_key.created": "told", "portfolio.parts_stored": "told", "portfolio.parts_dropped": "told", "portfolio.retired": "told", "portfolio.trimmed": "told",
 	"portfolio.read": "told", "portfolio.listed": "told", "consent.read": "told", "erasure.continued": "told", "erasure.repeated": "told",
 }

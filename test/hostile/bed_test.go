@@ -217,7 +217,7 @@ func (b *bed) seal() error {
 	if err != nil {
 		return err
 	}
-	b.sealed, err = jwk.SealCredential(domain.ConnectionID(b.ids["asked"]), map[string]string{"username": "20000005", "password": "123456"}, domain.At(b.now))
+	b.sealed, err = jwk.SealCredential(domain.Sealing{Subject: b.ids["asked"], Credential: domain.NewID[domain.CredentialID](domain.Env{}), Generation: 1, Nonce: "n"}, map[string]string{"username": "20000005", "password": "123456"}, domain.At(b.now))
 	return err
 }
 

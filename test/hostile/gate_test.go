@@ -16,7 +16,7 @@ import (
 
 // documented are all refusals of the gates.
 var documented = []error{envelope.ErrTooLarge, envelope.ErrMalformed, envelope.ErrHeader, envelope.ErrAlg, envelope.ErrEnc,
-	envelope.ErrZip, envelope.ErrKid, envelope.ErrTyp, envelope.ErrSubject, envelope.ErrStale, envelope.ErrFuture,
+	envelope.ErrZip, envelope.ErrKid, envelope.ErrTyp, envelope.ErrSubject, envelope.ErrSealing, envelope.ErrPadding, envelope.ErrStale, envelope.ErrFuture,
 	envelope.ErrOuter, envelope.ErrInner, envelope.ErrPayload}
 
 // lock is both gates with all their keys, and what was truly sealed with them: for two connections, by two keys of
@@ -42,6 +42,15 @@ type genuine struct {
 var bindings = []domain.Binding{
 	{ClientID: "cli_1", ConsentID: "con_1", ConnectionID: "conn_1", Custodian: "bank"},
 	{ClientID: "cli_1", ConsentID: "con_2", ConnectionID: "conn_2", Custodian: "bank"},
+}
+
+// asked is what the page was told to seal for a connection, and for a challenge.
+func asked(b domain.Binding) domain.Sealing {
+	return domain.Sealing{Subject: string(b.ConnectionID), Credential: "cred_1", Generation: 7, Nonce: "n"}
+}
+
+func askedCode(to domain.ChallengeID) domain.Sealing {
+	return domain.Sealing{Subject: string(to), Generation: 2, Nonce: "n"}
 }
 
 const challenge = domain.ChallengeID("chal_1")
@@ -87,14 +96,14 @@ func makeLock() (*lock, error) {
 
 func (l *lock) credential(k envelope.JWK, b domain.Binding, at domain.Time, g genuine) error {
 	g.subject, g.secret = string(b.ConnectionID), "password of "+string(b.ConnectionID)+" at "+at.String()
-	jwe, err := k.SealCredential(b.ConnectionID, map[string]string{"username": "u", "password": g.secret}, at)
+	jwe, err := k.SealCredential(asked(b), map[string]string{"username": "u", "password": g.secret}, at)
 	l.sealed[jwe], l.all = g, append(l.all, jwe)
 	return err
 }
 
 func (l *lock) code(k envelope.JWK, to domain.ChallengeID, at domain.Time, g genuine) error {
 	g.subject, g.secret, g.code = string(to), "code of "+string(to), true
-	jwe, err := k.SealCode(to, g.secret, at)
+	jwe, err := k.SealCode(askedCode(to), g.secret, at)
 	l.sealed[jwe], l.all = g, append(l.all, jwe)
 	return err
 }
@@ -190,18 +199,18 @@ func FuzzCredential(f *testing.F) {
 		was, real := l.sealed[jwe]
 		for _, b := range bindings {
 			good := real && !was.code && !was.foreign && was.subject == string(b.ConnectionID)
-			kid, door := envelope.Inspect(jwe, envelope.Expect{Typ: envelope.TypCredential, Subject: string(b.ConnectionID), Kids: []string{l.kid}}, l.now)
+			told, door := envelope.Inspect(jwe, envelope.Expect{Typ: envelope.TypCredential, Subject: string(b.ConnectionID), Kids: []string{l.kid}}, l.now)
 			if door != nil {
 				l.told(t, door)
-			} else if kid != l.kid || real && (was.code || was.late || was.subject != string(b.ConnectionID)) {
+			} else if told.Kid != l.kid || real && (was.code || was.late || was.subject != string(b.ConnectionID)) {
 				t.Errorf("the door lets in for %s what was sealed as %+v", b.ConnectionID, was)
 			}
-			sealed, err := l.sealer.Seal(jwe, b)
+			sealed, err := l.sealer.Seal(jwe, b, asked(b))
 			if err != nil {
 				l.told(t, err)
 				continue
 			}
-			fields, err := l.opener.OpenCredentials(sealed, l.kid, b)
+			fields, err := l.opener.OpenCredentials(sealed, l.kid, b, asked(b))
 			switch {
 			case err != nil && door == nil && !errors.Is(err, envelope.ErrInner) && !errors.Is(err, envelope.ErrPayload):
 				t.Errorf("the door lets in what is no envelope: %v", err)
@@ -222,20 +231,24 @@ func FuzzOuter(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	sealed, err := l.sealer.Seal(l.all[0], bindings[0])
+	sealed, err := l.sealer.Seal(l.all[0], bindings[0], asked(bindings[0]))
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(uint8(0), uint16(0), "", "", "", "", "")
+	f.Add(uint8(0), uint16(0), "", "", "", "", "", "", uint8(0))
 	for change := range uint8(5) {
-		f.Add(change, uint16(9), "x", "", "", "", "")
+		f.Add(change, uint16(9), "x", "", "", "", "", "", uint8(0))
 	}
-	f.Add(uint8(0), uint16(0), "", "x", "", "", "")
-	f.Add(uint8(0), uint16(0), "", "", "x", "", "")
-	f.Add(uint8(0), uint16(0), "", "", "", "x", "")
-	f.Add(uint8(0), uint16(0), "", "", "", "", "x")
-	f.Fuzz(func(t *testing.T, change uint8, at uint16, with, client, consent, connection, custodian string) {
-		b := bindings[0]
+	f.Add(uint8(0), uint16(0), "", "x", "", "", "", "", uint8(0))
+	f.Add(uint8(0), uint16(0), "", "", "x", "", "", "", uint8(0))
+	f.Add(uint8(0), uint16(0), "", "", "", "x", "", "", uint8(0))
+	f.Add(uint8(0), uint16(0), "", "", "", "", "x", "", uint8(0))
+	f.Add(uint8(0), uint16(0), "", "", "", "", "", "x", uint8(0))
+	f.Add(uint8(0), uint16(0), "", "", "", "", "", "", uint8(1))
+	f.Fuzz(func(t *testing.T, change uint8, at uint16, with, client, consent, connection, custodian, credential string, generation uint8) {
+		b, t2 := bindings[0], asked(bindings[0])
+		t2.Credential += domain.CredentialID(credential)
+		t2.Generation += int64(generation)
 		b.ClientID += domain.ClientID(client)
 		b.ConsentID += domain.ConsentID(consent)
 		b.ConnectionID += domain.ConnectionID(connection)
@@ -252,8 +265,8 @@ func FuzzOuter(f *testing.F) {
 		case 4:
 			text = []byte(with)
 		}
-		same := b == bindings[0] && slices.Equal(text, sealed)
-		_, err := l.opener.OpenCredentials(text, l.kid, b)
+		same := b == bindings[0] && t2 == asked(b) && slices.Equal(text, sealed)
+		_, err := l.opener.OpenCredentials(text, l.kid, b, t2)
 		if (err == nil) != same {
 			t.Errorf("changed by %d at %d, bound to %+v: %v", change%5, i, b, err)
 		}
@@ -270,7 +283,7 @@ func FuzzCode(f *testing.F) {
 		jwe := l.tampered(first, second, mask, part, change, at, with)
 		was, real := l.sealed[jwe]
 		good := real && was.code && !was.foreign && !was.late && was.subject == string(challenge)
-		code, err := l.opener.OpenCode(jwe, challenge, l.now)
+		code, err := l.opener.OpenCode(jwe, askedCode(challenge), l.now)
 		switch {
 		case err != nil && good:
 			t.Errorf("what was sealed so does not open: %v", err)

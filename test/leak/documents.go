@@ -350,7 +350,7 @@ func openCredential(_ context.Context, a *Archive, raw json.RawMessage) error {
 	a.vanish("credential", c.Sealed)
 	o := envelope.NewOpener(a.keys.Opening(string(envelope.KeyOuter)), a.inner)
 	fields, err := o.OpenCredentials(c.Sealed, c.InnerKey, domain.Binding{ClientID: c.ClientID, ConsentID: c.ConsentID,
-		ConnectionID: c.ConnectionID, Custodian: c.Custodian})
+		ConnectionID: c.ConnectionID, Custodian: c.Custodian}, c.Sealing())
 	for _, name := range slices.Sorted(maps.Keys(fields)) {
 		a.judge("opened credential", []Class{Password, Username}, fields[name].Reveal())
 	}

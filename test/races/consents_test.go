@@ -79,7 +79,7 @@ func twoSealings(t *testing.T, v *town) {
 				t.Errorf("%d credentials were taken while a session ran", n)
 			}
 		})
-		if n := wins(t, errs, "session_running"); n != 1 {
+		if n := wins(t, errs, "session_running", "sealing_used"); n != 1 {
 			t.Errorf("%d credentials were taken at once", n)
 		}
 		v.play(p, "done")

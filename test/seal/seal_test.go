@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -38,13 +39,19 @@ var (
 	})
 )
 
+// login and code are what the page is told to seal.
+var (
+	login = domain.Sealing{Subject: "conn_1", Credential: "cred_1", Generation: 3, Nonce: "n-1"}
+	code  = domain.Sealing{Subject: "chal_1", Generation: 2, Nonce: "n-2"}
+)
+
 // through is an outer gate that is always open: these tests are about the inner one.
 type through struct{}
 
 func (through) Decrypt(sealed, _ []byte) ([]byte, error) { return bytes.Clone(sealed), nil }
 
 func public() envelope.JWK {
-	return envelope.PublicJWK(envelope.Thumbprint(&private().PublicKey), &private().PublicKey)
+	return envelope.PublicJWK(&private().PublicKey)
 }
 
 func opener() *envelope.Opener {
@@ -144,13 +151,30 @@ type sealed struct{ JWE string }
 
 type opened struct {
 	Header map[string]any
-	Text   string
+	Bytes  []byte
 }
 
-// checkHeader compares with the only header that may be.
-func checkHeader(t *testing.T, got map[string]any, typ envelope.Typ, sub string) {
+// text is the payload, whose filling must be a byte 0x80 and zeros up to the block.
+func (o opened) text(t *testing.T, block int) string {
 	t.Helper()
-	want := map[string]any{"alg": "RSA-OAEP-256", "enc": "A256GCM", "kid": public().Kid, "typ": string(typ), "iat": float64(now.Unix()), "sub": sub}
+	text, filling, found := bytes.Cut(o.Bytes, []byte{0x80, 0})
+	if !found || len(o.Bytes)%block != 0 || len(text)+block < len(o.Bytes) || len(bytes.Trim(filling, "\x00")) > 0 {
+		t.Errorf("%q is not filled up to blocks of %d", o.Bytes, block)
+	}
+	return string(text)
+}
+
+// known is what the page knows of our keys: another one's thumbprint and this one's.
+func known() []string { return []string{strings.Repeat("A", 43), public().Kid} }
+
+// checkHeader compares with the only header that may be.
+func checkHeader(t *testing.T, got map[string]any, typ envelope.Typ, as domain.Sealing) {
+	t.Helper()
+	want := map[string]any{"alg": "RSA-OAEP-256", "enc": "A256GCM", "kid": public().Kid, "typ": string(typ), "iat": float64(now.Unix()),
+		"sub": as.Subject, "gen": float64(as.Generation), "nonce": as.Nonce}
+	if as.Credential != "" {
+		want["cid"] = string(as.Credential)
+	}
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("header %v; want %v", got, want)
 	}
@@ -159,11 +183,14 @@ func checkHeader(t *testing.T, got map[string]any, typ envelope.Typ, sub string)
 // checkOpens puts a credential through Inspect and the Opener.
 func checkOpens(t *testing.T, jwe string) {
 	t.Helper()
-	kid, err := envelope.Inspect(jwe, envelope.Expect{Typ: envelope.TypCredential, Subject: "conn_1", Kids: []string{public().Kid}}, now)
+	told, err := envelope.Inspect(jwe, envelope.Expect{Typ: envelope.TypCredential, Subject: "conn_1", Kids: []string{public().Kid}}, now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := opener().OpenCredentials([]byte(jwe), kid, bind)
+	if told.Sealing != login {
+		t.Errorf("it says that it was sealed as %+v", told.Sealing)
+	}
+	got, err := opener().OpenCredentials([]byte(jwe), told.Kid, bind, login)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,6 +221,8 @@ func TestInterop(t *testing.T) {
 		"Jose credential opens with ours":     joseCredentialOpensWithOurs,
 		"Our credential opens with jose":      ourCredentialOpensWithJose,
 		"Browser overwrites its buffers":      browserOverwritesItsBuffers,
+		"Browser hides lengths":               browserHidesLengths,
+		"Browser refuses foreign keys":        browserRefusesForeignKeys,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, ask) })
 	}
@@ -202,34 +231,34 @@ func TestInterop(t *testing.T) {
 func browserCredentialOpensEverywhere(t *testing.T, ask asker) {
 	var s sealed
 	// A fraction more: iat is whole seconds.
-	ask(map[string]any{"do": "seal", "jwk": public(), "typ": envelope.TypCredential, "sub": "conn_1", "now": float64(now.Unix()) + 0.999, "payload": fields}, &s)
+	ask(map[string]any{"do": "seal", "jwk": public(), "known": known(), "typ": envelope.TypCredential, "sub": "conn_1", "cid": "cred_1", "gen": 3, "nonce": "n-1", "now": float64(now.Unix()) + 0.999, "payload": fields}, &s)
 	checkOpens(t, s.JWE)
 	var o opened
 	ask(map[string]any{"do": "decrypt", "jwk": privateJWK(t), "jwe": s.JWE}, &o)
-	checkHeader(t, o.Header, envelope.TypCredential, "conn_1")
-	checkText(t, o.Text)
+	checkHeader(t, o.Header, envelope.TypCredential, login)
+	checkText(t, o.text(t, envelope.BlockCredential))
 }
 
 func browserCodeOpensEverywhere(t *testing.T, ask asker) {
-	for _, code := range []string{"123456", "0", "é-😀 42"} {
+	for _, text := range []string{"123456", "0", "é-😀 42"} {
 		var s sealed
-		ask(map[string]any{"do": "seal", "jwk": public(), "typ": envelope.TypCode, "sub": "chal_1", "now": now.Unix(), "payload": code}, &s)
-		got, err := opener().OpenCode(s.JWE, "chal_1", now)
-		if err != nil || string(got.Reveal()) != code {
-			t.Errorf("OpenCode = %q, %v; want %q", got.Reveal(), err, code)
+		ask(map[string]any{"do": "seal", "jwk": public(), "known": known(), "typ": envelope.TypCode, "sub": "chal_1", "now": now.Unix(), "payload": text, "gen": 2, "nonce": "n-2"}, &s)
+		got, err := opener().OpenCode(s.JWE, code, now)
+		if err != nil || string(got.Reveal()) != text {
+			t.Errorf("OpenCode = %q, %v; want %q", got.Reveal(), err, text)
 		}
 		var o opened
 		ask(map[string]any{"do": "decrypt", "jwk": privateJWK(t), "jwe": s.JWE}, &o)
-		checkHeader(t, o.Header, envelope.TypCode, "chal_1")
-		if o.Text != code {
-			t.Errorf("jose opens %q; want %q", o.Text, code)
+		checkHeader(t, o.Header, envelope.TypCode, code)
+		if got := o.text(t, envelope.BlockCode); got != text {
+			t.Errorf("jose opens %q; want %q", got, text)
 		}
 	}
 }
 
 func browserSealsByItsOwnClock(t *testing.T, ask asker) {
 	var s sealed
-	ask(map[string]any{"do": "seal", "jwk": public(), "typ": envelope.TypCredential, "sub": "conn_1", "payload": fields}, &s)
+	ask(map[string]any{"do": "seal", "jwk": public(), "known": known(), "typ": envelope.TypCredential, "sub": "conn_1", "cid": "cred_1", "gen": 3, "nonce": "n-1", "payload": fields}, &s)
 	want := envelope.Expect{Typ: envelope.TypCredential, Subject: "conn_1", Kids: []string{public().Kid}}
 	if _, err := envelope.Inspect(s.JWE, want, domain.Env{}.Now()); err != nil {
 		t.Error(err)
@@ -241,30 +270,113 @@ func joseCredentialOpensWithOurs(t *testing.T, ask asker) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	header := map[string]any{"alg": envelope.AlgInner, "enc": envelope.EncInner, "kid": public().Kid, "typ": envelope.TypCredential, "iat": now.Unix(), "sub": "conn_1"}
+	header := map[string]any{"alg": envelope.AlgInner, "enc": envelope.EncInner, "kid": public().Kid, "typ": envelope.TypCredential, "iat": now.Unix(), "sub": "conn_1", "cid": "cred_1", "gen": 3, "nonce": "n-1"}
 	var s sealed
-	ask(map[string]any{"do": "encrypt", "jwk": public(), "header": header, "text": string(text)}, &s)
+	ask(map[string]any{"do": "encrypt", "jwk": public(), "header": header, "text": string(text), "block": envelope.BlockCredential}, &s)
 	checkOpens(t, s.JWE)
 }
 
 func ourCredentialOpensWithJose(t *testing.T, ask asker) {
-	jwe, err := public().SealCredential("conn_1", fields, now)
+	jwe, err := public().SealCredential(login, fields, now)
 	if err != nil {
 		t.Fatal(err)
 	}
 	checkOpens(t, jwe)
 	var o opened
 	ask(map[string]any{"do": "decrypt", "jwk": privateJWK(t), "jwe": jwe}, &o)
-	checkHeader(t, o.Header, envelope.TypCredential, "conn_1")
-	checkText(t, o.Text)
+	checkHeader(t, o.Header, envelope.TypCredential, login)
+	checkText(t, o.text(t, envelope.BlockCredential))
 }
 
 func browserOverwritesItsBuffers(t *testing.T, ask asker) {
 	var seen struct{ Left, Watched int }
-	ask(map[string]any{"do": "spy", "jwk": public(), "typ": envelope.TypCredential, "sub": "conn_1", "now": now.Unix(), "payload": fields}, &seen)
-	if seen.Watched != 3 || seen.Left != 0 {
-		t.Errorf("%d of %d buffers with secrets were left; want 0 of 3", seen.Left, seen.Watched)
+	ask(map[string]any{"do": "spy", "jwk": public(), "known": known(), "typ": envelope.TypCredential, "sub": "conn_1", "cid": "cred_1", "gen": 3, "nonce": "n-1", "now": now.Unix(), "payload": fields}, &seen)
+	if seen.Watched != 4 || seen.Left != 0 {
+		t.Errorf("%d of %d buffers with secrets were left; want 0 of 4", seen.Left, seen.Watched)
 	}
+}
+
+// browserHidesLengths: whatever is typed, what is sealed is as long.
+func browserHidesLengths(t *testing.T, ask asker) {
+	length := func(typ envelope.Typ, payload any) int {
+		var s sealed
+		ask(map[string]any{"do": "seal", "jwk": public(), "known": known(), "typ": typ, "sub": "x", "now": now.Unix(), "payload": payload}, &s)
+		return len(s.JWE)
+	}
+	if a, b := length(envelope.TypCredential, map[string]string{"p": "1"}), length(envelope.TypCredential, map[string]string{"p": strings.Repeat("1", 200)}); a != b {
+		t.Errorf("credentials of two lengths are sealed to %d and %d characters", a, b)
+	}
+	if a, b := length(envelope.TypCode, "1"), length(envelope.TypCode, strings.Repeat("1", 63)); a != b {
+		t.Errorf("codes of two lengths are sealed to %d and %d characters", a, b)
+	}
+}
+
+// browserRefusesForeignKeys: a sealing function that hands out a key of its own gets nothing. Nothing is encrypted, and
+// no key is even read.
+func browserRefusesForeignKeys(t *testing.T, ask asker) {
+	swapped, small := mustKey(t, 4096), mustKey(t, 2048)
+	with := func(change func(map[string]any)) map[string]any {
+		var members map[string]any
+		text, err := json.Marshal(public())
+		if err := errors.Join(err, json.Unmarshal(text, &members)); err != nil {
+			t.Fatal(err)
+		}
+		change(members)
+		return members
+	}
+	of := func(key *rsa.PublicKey, kid string) envelope.JWK {
+		k := envelope.PublicJWK(key)
+		k.Kid = kid
+		return k
+	}
+	both := append(known(), envelope.Thumbprint(small), envelope.Thumbprint(swapped))
+	for _, c := range []struct {
+		name  string
+		jwk   any
+		known any
+	}{
+		{"another key under the name of ours", of(swapped, public().Kid), known()},
+		{"another key under its own name", envelope.PublicJWK(swapped), known()},
+		{"2048 bits under the name of ours", of(small, public().Kid), known()},
+		{"2048 bits, known", envelope.PublicJWK(small), both},
+		{"our key under the name of another that is known", of(&private().PublicKey, both[3]), both},
+		{"our key under no name", with(func(m map[string]any) { delete(m, "kid") }), known()},
+		{"another type", with(func(m map[string]any) { m["kty"] = "EC" }), known()},
+		{"a symmetric key", map[string]any{"kty": "oct", "k": "AAAA", "kid": public().Kid, "alg": "A256GCM", "use": "enc"}, known()},
+		{"SHA-1", with(func(m map[string]any) { m["alg"] = "RSA-OAEP" }), known()},
+		{"for signatures", with(func(m map[string]any) { m["use"] = "sig" }), known()},
+		{"another use of it", with(func(m map[string]any) { m["key_ops"] = []string{"encrypt", "wrapKey"} }), known()},
+		{"a member more", with(func(m map[string]any) { m["x5u"] = "https://x.example" }), known()},
+		{"a private member", with(func(m map[string]any) { m["d"] = "AQAB" }), known()},
+		{"exponent 1", with(func(m map[string]any) { m["e"] = "AQ" }), known()},
+		{"a modulus that is no text", with(func(m map[string]any) { m["n"] = []any{m["n"]} }), known()},
+		{"the modulus, padded", with(func(m map[string]any) { m["n"] = m["n"].(string) + "=" }), known()},
+		{"leading zeros", with(func(m map[string]any) { m["n"] = "AAAA" + m["n"].(string) }), known()},
+		{"no key", nil, known()},
+		{"text", "jwk", known()},
+		{"a page that knows no key", public(), []string{}},
+		{"a page that knows nothing", public(), nil},
+		{"a page whose list is text", public(), "x" + public().Kid},
+	} {
+		var seen struct {
+			Code    string
+			Touched int
+			JWE     string
+		}
+		ask(map[string]any{"do": "refuse", "jwk": c.jwk, "known": c.known, "typ": envelope.TypCredential, "sub": "conn_1", "cid": "cred_1", "gen": 3, "nonce": "n-1", "now": now.Unix(), "payload": fields}, &seen)
+		if seen.Code != "key_foreign" || seen.Touched != 0 || seen.JWE != "" {
+			t.Errorf("%s: refused as %q, %d keys and texts went into WebCrypto", c.name, seen.Code, seen.Touched)
+		}
+	}
+}
+
+func mustKey(t *testing.T, bits int) *rsa.PublicKey {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, bits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &key.PublicKey
 }
 
 // TestModuleStandsAlone: on a page that takes a password nothing may be loaded from anywhere, nor sent.

@@ -232,16 +232,19 @@ func connected(env domain.Env, c *crowd, public envelope.JWK, sealer *envelope.S
 		Purpose: domain.Purpose{Code: "reporting"}, Products: []domain.Product{domain.ProductAccounts, domain.ProductCash}, Custodian: conn.Custodian,
 		Access: domain.AccessRecurring, ExpiresAt: now.Add(90 * 24 * time.Hour), Saving: map[domain.Product]domain.Saving{}, Language: "en",
 		State: domain.ConsentValid, CreatedAt: now, DecidedAt: now, UpdatedAt: now}
-	jwe, err := public.SealCredential(conn.ID, map[string]string{"username": c.login, "password": bank.PIN}, now)
+	t := conn.NextSealing(env)
+	t.Nonce = "laid"
+	conn.Sealings, conn.Generation = t.Generation, t.Generation
+	jwe, err := public.SealCredential(t, map[string]string{"username": c.login, "password": bank.PIN}, now)
 	if err != nil {
 		return nil, err
 	}
-	sealed, err := sealer.Seal(jwe, conn.Binding())
+	sealed, err := sealer.Seal(jwe, conn.Binding(), t)
 	if err != nil {
 		return nil, err
 	}
 	c.conns = append(c.conns, conn.ID)
-	return []domain.Document{conn, granted, &domain.Credential{ID: domain.NewID[domain.CredentialID](env), ConnectionID: conn.ID, ConsentID: conn.ConsentID,
+	return []domain.Document{conn, granted, &domain.Credential{ID: t.Credential, Generation: t.Generation, Nonce: t.Nonce, ConnectionID: conn.ID, ConsentID: conn.ConsentID,
 		ClientID: c.id, Custodian: conn.Custodian, State: domain.CredentialAccepted, InnerKey: public.Kid, Sealed: sealed, CreatedAt: now, UpdatedAt: now}}, nil
 }
 

@@ -1,7 +1,7 @@
 // The login form. What is typed is sealed here and leaves the page only sealed: the inputs have no name, the form has
 // no address, and the values are cleared as soon as they are sealed.
 import { seal } from "./seal.js";
-import { Problem, busy, call, explain, focus, go, word } from "./page.js";
+import { Problem, busy, call, explain, focus, go, keyFor, known, word } from "./page.js";
 
 const form = document.getElementById("login");
 const again = document.getElementById("again");
@@ -57,10 +57,10 @@ function clear() {
 
 async function sealed() {
 	if (!globalThis.crypto?.subtle) throw new Problem(0, "no_crypto");
-	const key = await call("GET", "/seal/key");
+	const key = await keyFor();
 	const payload = Object.fromEntries(fields.map((input) => [input.dataset.field, input.value]));
 	try {
-		return await seal(key.jwk, { typ: "sluis-credential+jwe", sub: key.sub, now: key.now }, payload);
+		return await seal(key.jwk, { ...key, typ: "sluis-credential+jwe", known }, payload);
 	} finally {
 		for (const name of Object.keys(payload)) payload[name] = "";
 	}

@@ -48,13 +48,26 @@ export class Problem extends Error {
 }
 
 const statuses = { 0: "offline", 400: "input", 401: "visit", 403: "consent", 404: "state", 409: "state", 410: "state", 413: "input", 422: "input", 429: "pace", 502: "unavailable", 503: "unavailable", 504: "unavailable" };
-const codes = { jwe_stale: "stale", jwe_future: "stale", credentials_refused: "refused", access_resting: "resting", access_waits: "waits", challenges_spent: "enough", no_crypto: "crypto" };
+const codes = {
+	jwe_stale: "stale", jwe_future: "stale", sealing_over: "stale", sealing_used: "stale", credentials_refused: "refused", access_resting: "resting",
+	access_waits: "waits", challenges_spent: "enough", no_crypto: "crypto", key_foreign: "key", jwe_kid: "key",
+};
 
 // explain puts a failure into plain words.
 export function explain(failure) {
-	if (!(failure instanceof Problem)) return word("problem.other");
-	const name = codes[failure.code] ?? statuses[failure.status] ?? "other";
+	const status = failure instanceof Problem ? statuses[failure.status] : undefined;
+	const name = codes[failure.code] ?? status ?? "other";
 	return words["problem." + name] ?? word("problem.other");
+}
+
+// known are the thumbprints of the keys that may be sealed to, as the page itself has them.
+export const known = (main.dataset.keys ?? "").split(" ");
+
+// keyFor asks for the key to seal to, one of those that the page knows, and for what to seal as what: a login, or the
+// code for a challenge. It is good for one sealing.
+export function keyFor(challenge) {
+	const of = challenge === undefined ? "" : "&challenge=" + encodeURIComponent(challenge);
+	return call("GET", "/seal/key?kids=" + known.join(",") + of);
 }
 
 // go leads to another of our pages in the same language.

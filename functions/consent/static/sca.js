@@ -1,7 +1,7 @@
 // The confirmation at the bank: follows the session live and shows what the bank asks. The code is sealed here before
 // it is sent. The server's state decides what is on the page; this script only draws it.
 import { seal } from "./seal.js";
-import { Problem, busy, call, explain, focus, go, term, word } from "./page.js";
+import { Problem, busy, call, explain, focus, go, keyFor, known, term, word } from "./page.js";
 
 const at = (id) => document.getElementById(id);
 const stages = { wait: at("wait"), select: at("select"), code: at("code"), decoupled: at("decoupled") };
@@ -173,8 +173,9 @@ function finish(text, kind) {
 }
 
 async function sealCode(code) {
-	const key = await call("GET", "/seal/key");
-	return seal(key.jwk, { typ: "sluis-code+jwe", sub: state.challenge.id, now: key.now }, code);
+	const sub = state.challenge.id;
+	const key = await keyFor(sub);
+	return seal(key.jwk, { ...key, sub, typ: "sluis-code+jwe", known }, code);
 }
 
 function confirm() {

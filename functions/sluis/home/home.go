@@ -232,8 +232,8 @@ func (h *Home) wire(ctx context.Context, s Settings) error {
 	k, opening := h.Keys, h.Keys.Opening
 	door := &serve.Door{Store: h, Env: h.Env, Limits: serve.NewLimits(cmp.Or(s.PerMinute, serve.PerMinute)), Salt: k.Pseudonym}
 	reader := envelope.NewReader(opening("portfolio"), h.Env)
-	ask := &consent.Service{Store: h, Env: h.Env, Door: door, Custodians: h.custodians, LinkKey: k.Link, PagesURL: h.PagesURL()}
-	gate := &seal.Service{Store: h, Env: h.Env, Door: door, Sealer: envelope.NewSealer(k.Closing("outer")), Public: k.Inner.Public, Kids: k.Inner.Kids}
+	ask := &consent.Service{Store: h, Env: h.Env, Door: door, Custodians: h.custodians, LinkKey: k.Link, Inner: k.Inner, PagesURL: h.PagesURL()}
+	gate := &seal.Service{Store: h, Env: h.Env, Door: door, Sealer: envelope.NewSealer(k.Closing("outer")), Inner: k.Inner}
 	question := &challenge.Service{Store: h, Env: h.Env, Door: door, Display: opening("display"), Bank: h}
 	reading := &portfolio.Service{Store: h, Env: h.Env, Door: door, Opener: reader, Interval: s.Interval}
 	notices := deliver.New(h, h.Env, door, k.Closing("webhook"), opening("webhook"), k.Renewing("webhook"), s.Webhooks)

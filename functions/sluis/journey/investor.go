@@ -135,25 +135,34 @@ func (in *investor) revoke(ctx context.Context, consent string) error {
 	return in.do(ctx, http.MethodPost, "/me/revoke", url.Values{"consent_id": {consent}}, nil)
 }
 
-// sealKey is what GET /seal/key answers.
-type sealKey struct {
-	JWK     envelope.JWK        `json:"jwk"`
-	Subject domain.ConnectionID `json:"sub"`
-	Now     int64               `json:"now"`
+// SealKey is what GET /seal/key answers.
+type SealKey struct {
+	JWK        envelope.JWK        `json:"jwk"`
+	Subject    string              `json:"sub"`
+	Credential domain.CredentialID `json:"cid"`
+	Generation int64               `json:"gen"`
+	Nonce      string              `json:"nonce"`
+	Now        int64               `json:"now"`
 }
 
-func (in *investor) key(ctx context.Context) (sealKey, error) {
-	var k sealKey
-	err := in.do(ctx, http.MethodGet, "/seal/key", nil, &k)
+// Sealing is what the page was told to seal.
+func (k SealKey) Sealing() domain.Sealing {
+	return domain.Sealing{Subject: k.Subject, Credential: k.Credential, Generation: k.Generation, Nonce: k.Nonce}
+}
+
+// key asks for the key as the page does, with what is in query.
+func (in *investor) key(ctx context.Context, query string) (SealKey, error) {
+	var k SealKey
+	err := in.do(ctx, http.MethodGet, "/seal/key"+query, nil, &k)
 	return k, err
 }
 
 func (in *investor) seal(ctx context.Context, fields map[string]string) error {
-	k, err := in.key(ctx)
+	k, err := in.key(ctx, "")
 	if err != nil {
 		return err
 	}
-	jwe, err := k.JWK.SealCredential(k.Subject, maps.Clone(fields), domain.At(time.Unix(k.Now, 0)))
+	jwe, err := k.JWK.SealCredential(k.Sealing(), maps.Clone(fields), domain.At(time.Unix(k.Now, 0)))
 	if err != nil {
 		return err
 	}
@@ -237,14 +246,14 @@ func (in *investor) answer(ctx context.Context, kind, method string) error {
 }
 
 func (in *investor) code(ctx context.Context, code string) error {
-	k, err := in.key(ctx)
-	if err != nil {
-		return err
-	}
 	if in.state.Challenge == nil {
 		return errors.New("the bank asks nothing")
 	}
-	sealed, err := k.JWK.SealCode(in.state.Challenge.ID, code, domain.At(time.Unix(k.Now, 0)))
+	k, err := in.key(ctx, "?challenge="+string(in.state.Challenge.ID))
+	if err != nil {
+		return err
+	}
+	sealed, err := k.JWK.SealCode(k.Sealing(), code, domain.At(time.Unix(k.Now, 0)))
 	if err != nil {
 		return err
 	}
