@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -60,7 +61,7 @@ func (c *Challenge) NextSealing() Sealing {
 	return Sealing{Subject: string(c.ID), Generation: c.Codes + 1}
 }
 
-// take also lets extraction have this code, and no other.
+// take also lets extraction have this code.
 func (c *Challenge) take(t Sealing) error {
 	switch {
 	case t.Subject != string(c.ID) || t.Generation != c.Codes+1 || t.Credential != "":
@@ -68,18 +69,19 @@ func (c *Challenge) take(t Sealing) error {
 	case c.Codes >= MaxCodes:
 		return ErrCodes
 	}
-	c.Codes, c.Admitted = c.Codes+1, t.Nonce
+	c.Codes, c.Admitted = c.Codes+1, append(c.Admitted, t.Nonce)
 	return nil
 }
 
-// Admit gives the code that was let in, once: whoever opens it commits that first. Without one it is ErrSealingUsed.
-func (c *Challenge) Admit() (Sealing, error) {
-	if c.Admitted == "" {
-		return Sealing{}, ErrSealingUsed
+// Admit lets the code with this nonce be opened, once: whoever opens it commits that first. One that was not let in, or
+// was opened before, is ErrSealingUsed.
+func (c *Challenge) Admit(nonce string) error {
+	i := slices.Index(c.Admitted, nonce)
+	if i < 0 {
+		return ErrSealingUsed
 	}
-	t := Sealing{Subject: string(c.ID), Generation: c.Codes, Nonce: c.Admitted}
-	c.Admitted = ""
-	return t, nil
+	c.Admitted = slices.Delete(c.Admitted, i, i+1)
+	return nil
 }
 
 // Sealing is what the credential was sealed as.

@@ -132,7 +132,7 @@ type Challenge struct {
 	TriesLeft    int          `json:"tries_left"`
 	PollSeconds  int          `json:"poll_seconds,omitzero"` // decoupled: the bank's interval
 	Codes        int64        `json:"codes"`                 // taken in so far
-	Admitted     string       `json:"admitted,omitempty"`    // the nonce of the code that may be opened next
+	Admitted     []string     `json:"admitted,omitempty"`    // nonces of those that may be opened, each once
 	CreatedAt    Time         `json:"created_at"`
 	UpdatedAt    Time         `json:"updated_at"`
 	AnswerBy     Time         `json:"answer_by"`

@@ -155,7 +155,7 @@ func TestCredentialPassesBothGates(t *testing.T) {
 	jwe := sealTest(t, map[string]string{"username": "12345678", "password": canary + "<&>\"\\\n\u2028😀"})
 	told, err := Inspect(jwe, credentialWant(), testNow)
 	if err != nil || told != (Told{testKid(), testAs}) {
-		t.Fatalf("Inspect = %q, %v", told, err)
+		t.Fatalf("Inspect = %+v, %v", told, err)
 	}
 	sealed, err := NewSealer(outer).Seal(jwe, testBind, testAs)
 	if err != nil {

@@ -202,7 +202,7 @@ func FuzzInspect(f *testing.F) {
 		if err != nil {
 			var refusal *domain.Error
 			if !errors.As(err, &refusal) || refusal.Field != "sealed" || told != (Told{}) {
-				t.Errorf("refused without a reason of ours: %q, %v", told, err)
+				t.Errorf("refused without a reason of ours: %+v, %v", told, err)
 			}
 			return
 		}

@@ -396,18 +396,20 @@ func (w *town) engine() *extraction.Engine {
 func (w *town) seal(i int, pin string) {
 	conn := read(w, w.conns[i])
 	jwk, letter := innerPublic(w.t), string(conn.ID)+pin
+	as := domain.Sealing{Subject: string(conn.ID), Credential: "cred_of_a_letter", Generation: 1, Nonce: "n"}
 	if letters[letter] == "" {
-		jwe, err := jwk.SealCredential(conn.ID, map[string]string{"username": accessNumber, "password": pin}, w.env.Now())
+		jwe, err := jwk.SealCredential(as, map[string]string{"username": accessNumber, "password": pin}, w.env.Now())
 		if err != nil {
 			w.t.Fatal(err)
 		}
 		letters[letter] = jwe
 	}
-	sealed, err := envelope.NewSealer(keys().Encrypter(envelope.KeyOuter)).Seal(letters[letter], conn.Binding())
+	sealed, err := envelope.NewSealer(keys().Encrypter(envelope.KeyOuter)).Seal(letters[letter], conn.Binding(), as)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.put(&domain.Credential{ID: domain.NewID[domain.CredentialID](w.env), ConnectionID: conn.ID, ConsentID: conn.ConsentID,
+	conn.Generation = as.Generation
+	w.put(conn, &domain.Credential{ID: as.Credential, Generation: as.Generation, Nonce: as.Nonce, ConnectionID: conn.ID, ConsentID: conn.ConsentID,
 		ClientID: conn.ClientID, Custodian: conn.Custodian, State: domain.CredentialSealed, InnerKey: jwk.Kid, Sealed: sealed,
 		CreatedAt: w.env.Now(), UpdatedAt: w.env.Now()})
 }
@@ -463,8 +465,12 @@ func (w *town) answer(i int, kind domain.AnswerKind, code string) error {
 	}
 	r := domain.AnswerRequest{SessionID: s.ID, ChallengeID: s.ChallengeID, Kind: kind}
 	if kind == domain.AnswerCode {
-		var err error
-		if r.SealedCode, err = innerPublic(w.t).SealCode(s.ChallengeID, code, w.env.Now()); err != nil {
+		asked, err := read(w, &domain.Challenge{ID: s.ChallengeID}), error(nil)
+		as := asked.NextSealing()
+		as.Nonce = fmt.Sprint("nonce ", as.Generation)
+		asked.Codes, asked.Admitted = as.Generation, append(asked.Admitted, as.Nonce)
+		w.put(asked)
+		if r.SealedCode, err = innerPublic(w.t).SealCode(as, code, w.env.Now()); err != nil {
 			w.t.Fatal(err)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"sluis.internal/shared/domain"
+	"sluis.internal/shared/envelope"
 )
 
 // Answer takes the investor's answer to the bank, within one request: a code is opened in memory, submitted at once
@@ -91,7 +92,7 @@ func (e *Engine) claimAnswer(ctx context.Context, seen *domain.Session, r domain
 		}
 		var admitted domain.Sealing
 		if r.Kind == domain.AnswerCode {
-			if admitted, err = challenge.Admit(); err != nil {
+			if admitted, err = e.admit(challenge, r.SealedCode); err != nil {
 				return err
 			}
 		}
@@ -106,6 +107,16 @@ func (e *Engine) claimAnswer(ctx context.Context, seen *domain.Session, r domain
 		return errors.Join(tx.Put(s), tx.Put(challenge))
 	})
 	return j, err
+}
+
+// admit looks at a code as far as that goes without a key, and gives what it was sealed as if it was let in and not
+// opened yet. Committing that comes before the key.
+func (e *Engine) admit(c *domain.Challenge, sealed string) (domain.Sealing, error) {
+	told, err := envelope.Inspect(sealed, envelope.Expect{Typ: envelope.TypCode, Subject: string(c.ID), AnyKid: true}, e.Env.Now())
+	if err != nil {
+		return domain.Sealing{}, err
+	}
+	return told.Sealing, c.Admit(told.Sealing.Nonce)
 }
 
 var errOver = &domain.Error{Kind: domain.Gone, Code: "challenge_over", Message: "this question of the bank is over"}

@@ -557,7 +557,7 @@ func (w *world) sealCode(code string) string {
 	asked := get(w, &domain.Challenge{ID: w.theSession().ChallengeID})
 	as := asked.NextSealing()
 	as.Nonce = fmt.Sprint("nonce ", as.Generation, " of ", asked.ID)
-	asked.Codes, asked.Admitted = as.Generation, as.Nonce
+	asked.Codes, asked.Admitted = as.Generation, append(asked.Admitted, as.Nonce)
 	w.write(asked)
 	jwk, err := keys().InnerPublic()
 	if err != nil {

@@ -279,12 +279,15 @@ func TestAnswersThatDoNotBelong(t *testing.T) {
 		t.Errorf("another session's challenge: %v", err)
 	}
 	r.ChallengeID = w.challenge().ID
-	if err := w.engine.Answer(t.Context(), r); domain.CodeOf(err) != "sealing_used" {
-		t.Errorf("a code that was not let in: %v", err)
-	}
-	w.sealCode(code)
 	if err := w.engine.Answer(t.Context(), r); domain.CodeOf(err) != "jwe_subject" {
 		t.Errorf("another challenge's code: %v", err)
+	}
+	r.SealedCode = w.sealCode(code)
+	asked := w.challenge()
+	asked.Admitted = nil
+	w.write(asked)
+	if err := w.engine.Answer(t.Context(), r); domain.CodeOf(err) != "sealing_used" {
+		t.Errorf("a code that was not let in, or was opened before: %v", err)
 	}
 	r.SessionID = domain.NewID[domain.SessionID](w.env)
 	if err := w.engine.Answer(t.Context(), r); domain.KindOf(err) != domain.NotFound {

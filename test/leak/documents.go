@@ -307,7 +307,7 @@ func (a *Archive) judge(place string, may []Class, data []byte) {
 var bytesIn = map[string]bool{"session.sealed": true, "challenge.display": true, "credential.sealed": true, "part.sealed": true,
 	"portfolio.summary": true, "endpoint.secret": true, "endpoint.previous": true,
 	"data_key.wrapped": true, "api_key.hash": true, "erasure.signature": true, "link.hash": true, "link.newest": true, "visit.hash": true, "once.id": true, "once.request": true,
-	"part.id": true, "portfolio.summary_mark": true, "credential.inner_key": true, "erasure.key_id": true}
+	"part.id": true, "portfolio.summary_mark": true, "credential.inner_key": true, "credential.nonce": true, "challenge.admitted": true, "erasure.key_id": true}
 
 // guess looks for fields that are longer and stranger than any identifier: something sealed that nobody opens here.
 func (a *Archive) guess(kind domain.DocumentKind, raw json.RawMessage) {

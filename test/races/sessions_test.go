@@ -227,7 +227,7 @@ func twoAnswers(t *testing.T, v *town) {
 		}
 		rival := func() {
 			errs := together(v.do(v.elsewhere(p), rivals[i%len(rivals)]), v.do(v.elsewhere(p), "code 111111"))
-			if n := wins(t, errs, "answer_in_progress"); n != 0 {
+			if n := wins(t, errs, "answer_in_progress", "sealing_used"); n != 0 {
 				t.Errorf("%d answers were taken beside another one: %v", n, errs)
 			}
 		}
@@ -241,7 +241,7 @@ func twoAnswers(t *testing.T, v *town) {
 		// Once more, all at the same time: whoever comes first has his way.
 		q := v.player("answers-together", "ask", "open", "grant", "login "+coded, "challenge code")
 		errs := together(v.do(v.elsewhere(q), "code 111111"), v.do(v.elsewhere(q), "code 111111"), v.do(v.elsewhere(q), "code 111111"))
-		if n := wins(t, errs, "answer_in_progress", "challenge_over"); n != 1 {
+		if n := wins(t, errs, "answer_in_progress", "challenge_over", "sealing_used"); n != 1 {
 			t.Errorf("%d answers were taken at once: %v", n, errs)
 		}
 		v.play(q, "done")
