@@ -83,7 +83,21 @@ func (s *Service) state(ctx context.Context, c *serve.Call) (serve.Answer, error
 	if err != nil {
 		return serve.Answer{}, err
 	}
+	if err := s.looked(ctx, c, at); err != nil {
+		return serve.Answer{}, err
+	}
 	return serve.Answer{Body: at.state(s.Env.Now())}, nil
+}
+
+// function is this function's name in the audit log.
+const function = "challenge"
+
+// looked records that the visit is shown what the bank asks, if it asks: at most once a minute, however often it looks.
+func (s *Service) looked(ctx context.Context, c *serve.Call, at *standing) error {
+	if at.challenge == nil {
+		return nil
+	}
+	return s.Door.Look(ctx, c, function, "challenge", string(at.challenge.ID))
 }
 
 // standing is how a connection stands, and what the bank asks where that is open and may be shown.
@@ -341,6 +355,9 @@ func (s *Service) picture(r *http.Request, v *domain.Visit) (domain.Display, err
 	display, err := s.open(r.Context(), c)
 	if err == nil && (len(display.Image) == 0 || !pictures[display.MediaType]) {
 		err = domain.ErrNotFound
+	}
+	if err == nil {
+		err = s.Door.Look(r.Context(), call, function, "picture", string(c.ID))
 	}
 	return display, err
 }

@@ -16,7 +16,33 @@ type clientResource struct {
 	Saving        map[domain.Product]domain.Saving `json:"saving"` // of every product, defaults filled in
 	Regions       []string                         `json:"regions"`
 	ReturnOrigins []string                         `json:"return_origins"`
+	Endpoints     endpointCounts                   `json:"endpoints"`
 	CreatedAt     domain.Time                      `json:"created_at"`
+}
+
+// endpointCounts say at a glance whether webhooks arrive: a client whose only endpoint was disabled is told nowhere else.
+type endpointCounts struct {
+	Enabled    int `json:"enabled"`
+	Unverified int `json:"unverified"` // enabled, but the address has not answered its test
+	Disabled   int `json:"disabled"`
+}
+
+// mostEndpoints is more than a client ever has.
+const mostEndpoints = 1000
+
+func (s *Service) countEndpoints(ctx context.Context, client domain.ClientID) (n endpointCounts, err error) {
+	all, _, err := domain.List[domain.Endpoint](ctx, s.Store, domain.Query{Index: "endpoints_by_client", Match: []string{string(client)}, Limit: mostEndpoints})
+	for i := range all {
+		switch ep := &all[i]; {
+		case ep.State == domain.EndpointDisabled:
+			n.Disabled++
+		case ep.State == domain.EndpointEnabled && ep.Unverified:
+			n.Unverified++
+		case ep.State == domain.EndpointEnabled:
+			n.Enabled++
+		}
+	}
+	return n, err
 }
 
 // showClient answers GET /v1/client.
@@ -25,12 +51,16 @@ func (s *Service) showClient(ctx context.Context, call *serve.Call) (serve.Answe
 	if err := s.Store.Get(ctx, c); err != nil {
 		return serve.Answer{}, fmt.Errorf("reading client: %w", err)
 	}
+	endpoints, err := s.countEndpoints(ctx, c.ID)
+	if err != nil {
+		return serve.Answer{}, fmt.Errorf("counting endpoints: %w", err)
+	}
 	saving := make(map[domain.Product]domain.Saving, len(domain.Products))
 	for _, p := range domain.Products {
 		saving[p] = c.SavingFor(p)
 	}
 	return serve.Answer{Body: clientResource{ID: c.ID, Name: c.Name, State: c.State, Saving: saving, Regions: c.Regions,
-		ReturnOrigins: c.ReturnOrigins, CreatedAt: c.CreatedAt}}, nil
+		ReturnOrigins: c.ReturnOrigins, Endpoints: endpoints, CreatedAt: c.CreatedAt}}, nil
 }
 
 // custodianResource is a custodian as clients see it: nothing of how it is reached.

@@ -75,8 +75,8 @@ func deeds() []deed {
 		}},
 		{"issue key", func(h *home) func() error {
 			return func() error {
-				_, token, err := IssueKey(ctx, h.store, h.Env, h.client.ID, domain.RoleClient, "", "")
-				if err == nil && !h.opens(string(token.Reveal())) {
+				_, token, err := IssueKey(ctx, h.store, h.Env, h.client.ID, KeyTerms{Role: domain.RoleClient})
+				if err == nil && h.as(string(token.Reveal()), "GET", "/v1/custodians", "").status != http.StatusOK {
 					return errors.New("the key issued opens nothing")
 				}
 				return err

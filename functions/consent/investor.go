@@ -74,7 +74,8 @@ func (s *Service) Redeem(ctx context.Context, token, origin string) (cookie stri
 	}
 	cookie = base64.RawURLEncoding.EncodeToString(s.Env.Random(32))
 	states, late := opensIn(l.Purpose)
-	a := domain.Act{Action: "link.redeemed", Actor: domain.Actor{Kind: domain.ActorInvestor, ID: c.InvestorRef},
+	pseudonym := s.Door.Pseudonym(c.ClientID, c.ID, c.InvestorRef)
+	a := domain.Act{Action: "link.redeemed", Actor: pseudonym.Actor(),
 		ConsentID: c.ID, ClientID: l.ClientID, Origin: origin, States: states, Late: late,
 		Details: map[string]string{"purpose": string(l.Purpose)}}
 	err = s.act(ctx, a, func(tx domain.Tx, c *domain.Consent, _ *domain.Act) error {
@@ -98,6 +99,7 @@ func (s *Service) Redeem(ctx context.Context, token, origin string) (cookie stri
 	if err != nil {
 		return "", nil, err
 	}
+	visit.Pseudonym = pseudonym
 	return cookie, visit, nil
 }
 

@@ -4,48 +4,80 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
+	"strconv"
 	"time"
 
 	"sluis.internal/shared/domain"
 	"sluis.internal/shared/serve"
 )
 
-// Bounds of a rotation: how many hours the old key lives beside the new one.
+// Bounds of a rotation: how many hours the old key lives beside the new one. And of a client: how many keys it has that
+// open anything. One that races itself may pass that by as many as it has requests under way. Keys that were replaced do
+// not count, so that a client that has all of its keys can still rotate them; they have a bound of their own.
 const (
 	defaultOverlap = 24
 	maxOverlap     = 168
+	maxKeys        = 50
+	maxReplaced    = 100
 )
 
 // keyResource is an API key as the API gives it: never its hash, and its token only in the answer that makes it.
 type keyResource struct {
-	ID        domain.KeyID     `json:"id"`
-	Role      domain.Role      `json:"role"`
-	AdvisorID domain.AdvisorID `json:"advisor_id,omitempty"`
-	Label     string           `json:"label,omitempty"`
-	State     domain.KeyState  `json:"state"`
-	ExpiresAt domain.Time      `json:"expires_at,omitzero"`
-	CreatedAt domain.Time      `json:"created_at"`
-	Token     string           `json:"token,omitempty"` // shown once; absent when the request is repeated
+	ID         domain.KeyID     `json:"id"`
+	Line       domain.KeyID     `json:"line"` // the first key of those that follow one another by rotation
+	Role       domain.Role      `json:"role"`
+	Admin      bool             `json:"admin"` // may make, rotate and revoke keys
+	AdvisorID  domain.AdvisorID `json:"advisor_id,omitempty"`
+	Label      string           `json:"label,omitempty"`
+	State      domain.KeyState  `json:"state"`
+	ReplacedBy domain.KeyID     `json:"replaced_by,omitempty"`
+	ExpiresAt  domain.Time      `json:"expires_at,omitzero"`
+	CreatedAt  domain.Time      `json:"created_at"`
+	Token      string           `json:"token,omitempty"` // shown once; absent when the request is repeated
 }
 
 func keyOf(k *domain.APIKey) keyResource {
-	return keyResource{ID: k.ID, Role: k.Role, AdvisorID: k.AdvisorID, Label: k.Label, State: k.State,
-		ExpiresAt: k.ExpiresAt, CreatedAt: k.CreatedAt}
+	return keyResource{ID: k.ID, Line: k.First(), Role: k.Role, Admin: k.Administers(), AdvisorID: k.AdvisorID, Label: k.Label,
+		State: k.State, ReplacedBy: k.ReplacedBy, ExpiresAt: k.ExpiresAt, CreatedAt: k.CreatedAt}
 }
 
-// checkKey checks what a new key is asked to be.
-func checkKey(role domain.Role, advisor domain.AdvisorID, label string) error {
+// KeyTerms are what a new key is asked to be.
+type KeyTerms struct {
+	Role      domain.Role
+	AdvisorID domain.AdvisorID // with RoleAdvisor
+	Label     string
+	Admin     bool // with RoleClient: may administer keys
+	Days      int  // how long it opens; 0 means a year
+}
+
+func (t *KeyTerms) validate() error {
+	most := int(domain.MaxKeyLife / (24 * time.Hour))
 	switch {
-	case role != domain.RoleClient && role != domain.RoleAdvisor && role != domain.RoleReviewer:
+	case t.Role != domain.RoleClient && t.Role != domain.RoleAdvisor && t.Role != domain.RoleReviewer:
 		return domain.Invalidf("/role", "want client, advisor or reviewer")
-	case role == domain.RoleAdvisor && advisor == "":
+	case t.Role == domain.RoleAdvisor && t.AdvisorID == "":
 		return domain.Invalidf("/advisor_id", "say whose key it is")
-	case role != domain.RoleAdvisor && advisor != "":
+	case t.Role != domain.RoleAdvisor && t.AdvisorID != "":
 		return domain.Invalidf("/advisor_id", "only the role advisor has one; leave it out")
-	case len([]rune(label)) > 80 || !printable(label):
+	case len([]rune(t.Label)) > 80 || !printable(t.Label):
 		return domain.Invalidf("/label", "want at most 80 printable characters")
+	case t.Admin && t.Role != domain.RoleClient:
+		return domain.Invalidf("/admin", "only the role client may administer keys; leave it out")
+	case t.Days < 0 || t.Days > most:
+		return domain.Invalidf("/days", "want 1 to %d days; leave it out for a year", most)
 	}
 	return nil
+}
+
+// make makes the key, not yet put, and the token to show once.
+func (t *KeyTerms) make(env domain.Env, client domain.ClientID) (*domain.APIKey, domain.Secret) {
+	k, token := domain.NewAPIKey(env, client, t.Role, t.AdvisorID, t.Label)
+	k.Admin = t.Admin
+	if t.Days > 0 {
+		k.Lasts(time.Duration(t.Days) * 24 * time.Hour)
+	}
+	return k, token
 }
 
 // addKey puts a new key within tx, if its advisor may have one.
@@ -58,6 +90,29 @@ func addKey(tx domain.Tx, k *domain.APIKey) error {
 	return tx.Put(k)
 }
 
+// room refuses another key where a client has as many as it may, and another rotation where too many replaced keys live on.
+func room(keys []domain.APIKey, now domain.Time, rotation bool) error {
+	living, replaced := 0, 0
+	for i := range keys {
+		switch k := &keys[i]; {
+		case !k.Lives(now):
+		case k.Replaced():
+			replaced++
+		default:
+			living++
+		}
+	}
+	if rotation && replaced < maxReplaced || !rotation && living < maxKeys {
+		return nil
+	}
+	if rotation {
+		return &domain.Error{Kind: domain.Conflict, Code: "key_limit",
+			Message: fmt.Sprintf("a client has at most %d replaced keys that still open; revoke some, or wait until their overlap is over", maxReplaced)}
+	}
+	return &domain.Error{Kind: domain.Conflict, Code: "key_limit",
+		Message: fmt.Sprintf("a client has at most %d keys; revoke those that nobody uses", maxKeys)}
+}
+
 // createKey answers POST /v1/keys. The token is in this answer and nowhere else. A request repeated with its
 // Idempotency-Key gets the key without the token: revoke it and make another if the first answer was lost.
 func (s *Service) createKey(ctx context.Context, call *serve.Call) (serve.Answer, error) {
@@ -65,21 +120,35 @@ func (s *Service) createKey(ctx context.Context, call *serve.Call) (serve.Answer
 		Role      domain.Role       `json:"role"`
 		AdvisorID *domain.AdvisorID `json:"advisor_id"`
 		Label     string            `json:"label"`
+		Admin     bool              `json:"admin"`
+		Days      *int              `json:"days"`
 	}
 	if err := call.Decode(&in); err != nil {
 		return serve.Answer{}, err
 	}
-	advisor := or(in.AdvisorID, "")
-	if in.AdvisorID != nil && advisor == "" {
+	terms := KeyTerms{Role: in.Role, AdvisorID: or(in.AdvisorID, ""), Label: in.Label, Admin: in.Admin, Days: or(in.Days, 0)}
+	if in.AdvisorID != nil && terms.AdvisorID == "" {
 		return serve.Answer{}, domain.Invalidf("/advisor_id", "want the identifier of an advisor, or leave it out")
 	}
-	if err := checkKey(in.Role, advisor, in.Label); err != nil {
+	if in.Days != nil && terms.Days == 0 {
+		terms.Days = -1
+	}
+	if err := terms.validate(); err != nil {
 		return serve.Answer{}, err
 	}
-	fresh, token := domain.NewAPIKey(s.Env, call.Principal.ClientID, in.Role, advisor, in.Label)
+	all, err := ListKeys(ctx, s.Store, call.Principal.ClientID)
+	if err != nil {
+		return serve.Answer{}, err
+	}
+	fresh, token := terms.make(s.Env, call.Principal.ClientID)
 	defer token.Wipe()
 	e := s.note(call, "key.created", fresh.Key())
-	return s.newKey(ctx, call, e, fresh, token, func(tx domain.Tx) error { return addKey(tx, fresh) })
+	return s.newKey(ctx, call, e, fresh, token, func(tx domain.Tx) error {
+		if err := room(all, s.Env.Now(), false); err != nil {
+			return err
+		}
+		return addKey(tx, fresh)
+	})
 }
 
 // newKey settles the making of fresh by put and answers with it, or with the key that this very request made before.
@@ -102,7 +171,7 @@ func (s *Service) newKey(ctx context.Context, call *serve.Call, e *domain.Entry,
 		if err := put(tx); err != nil {
 			return err
 		}
-		details["role"] = string(fresh.Role)
+		describeKey(details, fresh)
 		out = keyOf(fresh)
 		out.Token = string(token.Reveal())
 		return call.Once.Remember(s.Env, tx, fresh.ClientID, fresh.Key())
@@ -111,6 +180,14 @@ func (s *Service) newKey(ctx context.Context, call *serve.Call, e *domain.Entry,
 		return serve.Answer{}, err
 	}
 	return serve.Answer{Status: http.StatusCreated, Body: out}, nil
+}
+
+// describeKey says in an entry what a new key is.
+func describeKey(details map[string]string, k *domain.APIKey) {
+	details["role"], details["line"], details["expires_at"] = string(k.Role), string(k.First()), k.ExpiresAt.String()
+	if k.Admin {
+		details["admin"] = "true"
+	}
 }
 
 // listKeys answers GET /v1/keys, oldest first, revoked ones too.
@@ -151,11 +228,18 @@ func (s *Service) rotateKey(ctx context.Context, call *serve.Call) (serve.Answer
 	if overlap < 0 || overlap > maxOverlap {
 		return serve.Answer{}, domain.Invalidf("/overlap_hours", "want 0 to 168")
 	}
+	all, err := ListKeys(ctx, s.Store, call.Principal.ClientID)
+	if err != nil {
+		return serve.Answer{}, err
+	}
 	fresh, token := domain.NewAPIKey(s.Env, call.Principal.ClientID, "", "", "")
 	defer token.Wipe()
 	e := s.note(call, "key.rotated", fresh.Key())
 	e.Data.Details["replaces"] = string(id)
 	return s.newKey(ctx, call, e, fresh, token, func(tx domain.Tx) error {
+		if err := room(all, s.Env.Now(), true); err != nil {
+			return err
+		}
 		return s.replaceKey(tx, call.Principal.ClientID, id, fresh, time.Duration(overlap)*time.Hour)
 	})
 }
@@ -169,37 +253,41 @@ func (s *Service) replaceKey(tx domain.Tx, client domain.ClientID, id domain.Key
 	if old.ClientID != client {
 		return domain.ErrNotFound
 	}
-	if old.State != domain.KeyActive || !old.ExpiresAt.IsZero() {
-		return &domain.Error{Kind: domain.Conflict, Code: "key_over",
-			Message: "this key was rotated or revoked already; rotate the newest one, or make a new key"}
-	}
-	fresh.Role, fresh.AdvisorID, fresh.Label = old.Role, old.AdvisorID, old.Label
-	if err := addKey(tx, fresh); err != nil {
+	if err := old.Replace(fresh, overlap, now); err != nil {
 		return err
 	}
-	old.ExpiresAt, old.UpdatedAt = now.Add(overlap), now
-	if overlap == 0 {
-		if err := old.Move(domain.KeyRevoked, now); err != nil {
-			return err
-		}
+	if err := addKey(tx, fresh); err != nil {
+		return err
 	}
 	return tx.Put(old)
 }
 
-// revokeKey answers DELETE /v1/keys/{key}: it opens nothing from then on. Revoking again changes nothing.
+// revokeKey answers DELETE /v1/keys/{key}: it opens nothing from then on, and with ?line=true neither does any other key of
+// its line, whoever rotated it. Revoking again changes nothing.
 func (s *Service) revokeKey(ctx context.Context, call *serve.Call) (serve.Answer, error) {
 	id, err := serve.PathID(call, "key", domain.ParseID[domain.KeyID])
 	if err != nil {
 		return serve.Answer{}, err
 	}
+	line := call.Request.URL.Query().Get("line")
+	if line != "" && line != "true" && line != "false" {
+		return serve.Answer{}, domain.Invalidf("line", "want true or false")
+	}
+	if line == "true" && !call.Principal.Admin {
+		return serve.Answer{}, s.Door.Refuse(call, string(id), errLine)
+	}
 	e := s.note(call, "key.revoked", string(id))
 	return serve.Answer{}, settle(ctx, s.Env, s.Store, e, func(tx domain.Tx) error {
-		return endKey(tx, e, id, call.Principal.ClientID, s.Env.Now())
+		return endKey(tx, e, id, call.Principal.ClientID, line == "true", s.Env.Now())
 	})
 }
 
-// endKey revokes within tx the key id of client, or of any client where that is empty.
-func endKey(tx domain.Tx, e *domain.Entry, id domain.KeyID, client domain.ClientID, now domain.Time) error {
+var errLine = &domain.Error{Kind: domain.Forbidden, Code: "key_administration",
+	Message: "this key may end itself alone; use one with admin to end its line, or ask your operator"}
+
+// endKey revokes within tx the key id of client, or of any client where that is empty; with line also every other key of
+// its line. The line is walked in the transaction, so that a rotation at the same time is part of it or comes after.
+func endKey(tx domain.Tx, e *domain.Entry, id domain.KeyID, client domain.ClientID, line bool, now domain.Time) error {
 	k := &domain.APIKey{ID: id}
 	if err := tx.Get(k); err != nil {
 		return err
@@ -207,13 +295,40 @@ func endKey(tx domain.Tx, e *domain.Entry, id domain.KeyID, client domain.Client
 	if client != "" && k.ClientID != client {
 		return domain.ErrNotFound
 	}
-	e.ClientID = k.ClientID
-	if k.State == domain.KeyRevoked {
-		e.Data.Details = map[string]string{"repeated": "true"}
+	e.ClientID, e.Data.Details = k.ClientID, map[string]string{"line": string(k.First())}
+	all := []*domain.APIKey{k}
+	if line {
+		var err error
+		if all, err = lineOf(tx, k); err != nil {
+			return err
+		}
+	}
+	all = slices.DeleteFunc(all, func(k *domain.APIKey) bool { return k.State == domain.KeyRevoked })
+	if len(all) == 0 {
+		e.Data.Details["repeated"] = "true"
 		return nil
 	}
-	if err := k.Move(domain.KeyRevoked, now); err != nil {
-		return err
+	e.Data.Details["keys"] = strconv.Itoa(len(all))
+	for _, k := range all {
+		if err := k.Move(domain.KeyRevoked, now); err != nil {
+			return err
+		}
+		k.WarnAt = domain.Time{}
+		if err := tx.Put(k); err != nil {
+			return err
+		}
 	}
-	return tx.Put(k)
+	return nil
+}
+
+// lineOf reads every key of k's line, from the first to the newest.
+func lineOf(tx domain.Tx, k *domain.APIKey) (all []*domain.APIKey, err error) {
+	for id := k.First(); id != ""; {
+		next := &domain.APIKey{ID: id}
+		if err := tx.Get(next); err != nil {
+			return nil, err
+		}
+		all, id = append(all, next), next.ReplacedBy
+	}
+	return all, nil
 }

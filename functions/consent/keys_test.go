@@ -168,6 +168,197 @@ func TestRevokeKey(t *testing.T) {
 	}
 }
 
+// TestReplacedKeyOnlyReads: during its overlap the old key of a rotation reads; it writes nothing and administers no keys,
+// so that whoever stole it cannot go on with it, nor hold on to it.
+func TestReplacedKeyOnlyReads(t *testing.T) {
+	h := newHome(t)
+	old := h.key
+	own, _, _ := domain.SplitAPIKey(old)
+	fresh := h.call(http.StatusCreated, "POST", "/v1/keys/"+string(own)+"/rotate", "")
+	if fresh.text("line") != string(own) || fresh.body["admin"] != true {
+		t.Errorf("the new key: %s", fresh.raw)
+	}
+	for _, path := range []string{"/v1/consents", "/v1/keys", "/v1/client"} {
+		if r := h.as(old, "GET", path, ""); r.status != http.StatusOK {
+			t.Errorf("reading %s: %d %s", path, r.status, r.raw)
+		}
+	}
+	for _, write := range [][3]string{{"POST", "/v1/consents", `{}`}, {"POST", "/v1/advisors", `{"name":"Ada"}`}, {"POST", "/v1/keys", `{"role":"client"}`},
+		{"POST", "/v1/keys/" + fresh.text("id") + "/rotate", ``}, {"DELETE", "/v1/keys/" + fresh.text("id"), ``}, {"DELETE", "/v1/keys/" + string(own) + "?line=true", ``}} {
+		if r := h.as(old, write[0], write[1], write[2]); r.status != http.StatusForbidden || r.text("code") != "key_replaced" {
+			t.Errorf("%s %s: %d %s", write[0], write[1], r.status, r.raw)
+		}
+	}
+	h.wantEntry("request.refused", domain.OutcomeDenied, "key_replaced")
+	if r := h.as(fresh.text("token"), "POST", "/v1/advisors", `{"name":"Ada"}`); r.status != http.StatusCreated {
+		t.Errorf("the new key writes: %d %s", r.status, r.raw)
+	}
+}
+
+// TestLine: whoever rotated a key again and again, its whole line ends at once; from any of its keys, by a client's key
+// that may, or by the operator; and no other key does.
+func TestLine(t *testing.T) {
+	for _, from := range []int{0, 1, 2} {
+		for _, operator := range []bool{false, true} {
+			h := newHome(t)
+			made := h.call(http.StatusCreated, "POST", "/v1/keys", `{"role":"client"}`)
+			ids, tokens := []string{made.text("id")}, []string{made.text("token")}
+			for range 2 {
+				made = h.call(http.StatusCreated, "POST", "/v1/keys/"+made.text("id")+"/rotate", "")
+				ids, tokens = append(ids, made.text("id")), append(tokens, made.text("token"))
+			}
+			if made.text("line") != ids[0] {
+				t.Errorf("line %s", made.raw)
+			}
+			other := h.call(http.StatusCreated, "POST", "/v1/keys", `{"role":"client"}`).text("token")
+			for range 2 {
+				if operator {
+					if err := RevokeKey(context.Background(), h.store, h.Env, domain.KeyID(ids[from]), true); err != nil {
+						t.Fatal(err)
+					}
+				} else {
+					h.call(http.StatusNoContent, "DELETE", "/v1/keys/"+ids[from]+"?line=true", "")
+				}
+			}
+			for i, token := range tokens {
+				if h.opens(token) {
+					t.Errorf("from %d: key %d of the line opens", from, i)
+				}
+			}
+			if !h.opens(other) || !h.opens(h.key) {
+				t.Error("a key of another line ended")
+			}
+			if e := h.wantEntry("key.revoked", domain.OutcomeAllowed, ""); e.Data.Details["line"] != ids[0] {
+				t.Errorf("entry %+v", e.Data.Details)
+			}
+		}
+	}
+	h := newHome(t)
+	own, _, _ := domain.SplitAPIKey(h.key)
+	if r := h.as(h.key, "DELETE", "/v1/keys/"+string(own)+"?line=yes", ""); r.status != http.StatusBadRequest || r.text("field") != "line" {
+		t.Errorf("%d %s", r.status, r.raw)
+	}
+}
+
+// TestKeyAdministration: only a key that has the right makes, rotates and revokes keys; a key without it ends itself and
+// nothing else. A client's first key has it, and one made by the API where that was asked for.
+func TestKeyAdministration(t *testing.T) {
+	h := newHome(t)
+	plain := h.call(http.StatusCreated, "POST", "/v1/keys", `{"role":"client"}`)
+	admin := h.call(http.StatusCreated, "POST", "/v1/keys", `{"role":"client","admin":true}`)
+	if plain.body["admin"] != false || admin.body["admin"] != true {
+		t.Errorf("%s, %s", plain.raw, admin.raw)
+	}
+	for _, act := range [][3]string{{"POST", "/v1/keys", `{"role":"client"}`}, {"POST", "/v1/keys/" + admin.text("id") + "/rotate", ""},
+		{"POST", "/v1/keys/" + plain.text("id") + "/rotate", ""}, {"DELETE", "/v1/keys/" + admin.text("id"), ""}, {"DELETE", "/v1/keys/" + plain.text("id") + "?line=true", ""}} {
+		if r := h.as(plain.text("token"), act[0], act[1], act[2]); r.status != http.StatusForbidden || r.text("code") != "key_administration" {
+			t.Errorf("%s %s: %d %s", act[0], act[1], r.status, r.raw)
+		}
+	}
+	h.wantEntry("request.refused", domain.OutcomeDenied, "key_administration")
+	if r := h.as(plain.text("token"), "GET", "/v1/keys", ""); r.status != http.StatusOK {
+		t.Errorf("reading them: %d", r.status)
+	}
+	if r := h.as(plain.text("token"), "DELETE", "/v1/keys/"+plain.text("id"), ""); r.status != http.StatusNoContent || h.opens(plain.text("token")) {
+		t.Errorf("ending itself: %d %s", r.status, r.raw)
+	}
+	if r := h.as(admin.text("token"), "POST", "/v1/keys", `{"role":"reviewer"}`); r.status != http.StatusCreated {
+		t.Errorf("one that was given the right: %d %s", r.status, r.raw)
+	}
+	if r := h.as(h.key, "POST", "/v1/keys", `{"role":"reviewer","admin":true}`); r.status != http.StatusBadRequest || r.text("field") != "/admin" {
+		t.Errorf("a reviewer who administers: %d %s", r.status, r.raw)
+	}
+	second, _, err := IssueKey(context.Background(), h.store, h.Env, h.client.ID, KeyTerms{Role: domain.RoleClient})
+	if err != nil || second.Administers() {
+		t.Errorf("the operator's second key: %+v, %v", second, err)
+	}
+}
+
+// TestKeysEnd: a key lives for a year, or as long as was asked for, and says so.
+func TestKeysEnd(t *testing.T) {
+	const day = 24 * time.Hour
+	for body, life := range map[string]time.Duration{`{"role":"reviewer"}`: 365 * day, `{"role":"reviewer","days":1}`: day, `{"role":"reviewer","days":730}`: 730 * day} {
+		h := newHome(t)
+		r := h.call(http.StatusCreated, "POST", "/v1/keys", body)
+		if want := h.Env.Now().Add(life).String(); r.text("expires_at") != want {
+			t.Errorf("%s: %s, want %s", body, r.raw, want)
+		}
+		h.pass(life - time.Millisecond)
+		if !h.opens(r.text("token")) {
+			t.Errorf("%s: it ended early", body)
+		}
+		if h.pass(time.Millisecond); h.opens(r.text("token")) {
+			t.Errorf("%s: it goes on", body)
+		}
+	}
+	h := newHome(t)
+	for _, days := range []string{"0", "-1", "731", "1.5", `"1"`} {
+		if r := h.as(h.key, "POST", "/v1/keys", `{"role":"reviewer","days":`+days+`}`); r.status != http.StatusBadRequest || r.text("field") != "/days" {
+			t.Errorf("%s: %d %s", days, r.status, r.raw)
+		}
+	}
+}
+
+// TestKeysAreBounded: a client with as many keys as it may have gets no more, and can still rotate the ones it has, within
+// a bound of its own; keys that are over do not count.
+func TestKeysAreBounded(t *testing.T) {
+	h := newHome(t)
+	var last reply
+	for range maxKeys - 1 {
+		last = h.call(http.StatusCreated, "POST", "/v1/keys", `{"role":"reviewer"}`)
+	}
+	full := func(path, body string) {
+		t.Helper()
+		if r := h.as(h.key, "POST", path, body); r.status != http.StatusConflict || r.text("code") != "key_limit" {
+			t.Fatalf("%s: %d %s", path, r.status, r.raw)
+		}
+	}
+	full("/v1/keys", `{"role":"reviewer"}`)
+	h.wantEntry("key.created", domain.OutcomeDenied, "key_limit")
+	if _, _, err := IssueKey(context.Background(), h.store, h.Env, h.client.ID, KeyTerms{Role: domain.RoleReviewer}); domain.CodeOf(err) != "key_limit" {
+		t.Errorf("the operator's: %v", err)
+	}
+	for range maxReplaced {
+		last = h.call(http.StatusCreated, "POST", "/v1/keys/"+last.text("id")+"/rotate", "")
+	}
+	full("/v1/keys/"+last.text("id")+"/rotate", "")
+	h.call(http.StatusNoContent, "DELETE", "/v1/keys/"+last.text("id"), "")
+	h.call(http.StatusCreated, "POST", "/v1/keys", `{"role":"reviewer"}`)
+	full("/v1/keys", `{"role":"reviewer"}`)
+}
+
+// TestKeysOfBefore: keys of before there were lines and ends open as they did, without an end; a client's may administer
+// keys; one whose rotation was under way only reads. A rotation gives them a line and an end.
+func TestKeysOfBefore(t *testing.T) {
+	h := newHome(t)
+	own, _, _ := domain.SplitAPIKey(h.key)
+	change := func(fn func(*domain.APIKey)) {
+		k := &domain.APIKey{ID: own}
+		if err := h.store.Get(context.Background(), k); err != nil {
+			t.Fatal(err)
+		}
+		fn(k)
+		h.put(k)
+	}
+	change(func(k *domain.APIKey) {
+		k.Line, k.Admin, k.ExpiresAt, k.WarnAt = "", false, domain.Time{}, domain.Time{}
+	})
+	h.pass(3 * domain.KeyLife)
+	h.call(http.StatusCreated, "POST", "/v1/keys", `{"role":"client"}`)
+	before := h.Env.Now()
+	fresh := h.call(http.StatusCreated, "POST", "/v1/keys/"+string(own)+"/rotate", "")
+	if fresh.text("line") != string(own) || fresh.body["admin"] != true || fresh.text("expires_at") != before.Add(domain.KeyLife).String() {
+		t.Errorf("rotated: %s", fresh.raw)
+	}
+	if r := h.as(h.key, "POST", "/v1/advisors", `{"name":"Ada"}`); r.text("code") != "key_replaced" {
+		t.Errorf("the old one: %d %s", r.status, r.raw)
+	}
+	change(func(k *domain.APIKey) { k.Line, k.ReplacedBy = "", "" }) // its rotation was of before
+	if r := h.as(h.key, "POST", "/v1/advisors", `{"name":"Ada"}`); r.text("code") != "key_replaced" || !h.opens(h.key) {
+		t.Errorf("in a rotation of before: %d %s", r.status, r.raw)
+	}
+}
+
 func TestAdvisors(t *testing.T) {
 	h := newHome(t)
 	id := h.call(http.StatusCreated, "POST", "/v1/advisors", `{"name":"Zoë Müller"}`).text("id")
@@ -221,7 +412,7 @@ func TestOperator(t *testing.T) {
 	}
 	id, _, _ := domain.SplitAPIKey(token)
 	for range 2 {
-		if err := RevokeKey(ctx, h.store, h.Env, id); err != nil {
+		if err := RevokeKey(ctx, h.store, h.Env, id, false); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -233,10 +424,10 @@ func TestOperator(t *testing.T) {
 		t.Errorf("entry %+v", e)
 	}
 	h.wantEntry("client.created", domain.OutcomeAllowed, "")
-	wantCode(t, RevokeKey(ctx, h.store, h.Env, "key_00000000000000000000000000"), domain.NotFound, "not_found")
-	_, _, err = IssueKey(ctx, h.store, h.Env, "cli_00000000000000000000000000", domain.RoleClient, "", "")
+	wantCode(t, RevokeKey(ctx, h.store, h.Env, "key_00000000000000000000000000", false), domain.NotFound, "not_found")
+	_, _, err = IssueKey(ctx, h.store, h.Env, "cli_00000000000000000000000000", KeyTerms{Role: domain.RoleClient})
 	wantCode(t, err, domain.NotFound, "not_found")
-	_, _, err = IssueKey(ctx, h.store, h.Env, second.ID, "root", "", "")
+	_, _, err = IssueKey(ctx, h.store, h.Env, second.ID, KeyTerms{Role: "root"})
 	wantCode(t, err, domain.Invalid, "invalid_field")
 	h.wantEntry("key.created", domain.OutcomeDenied, "not_found")
 }

@@ -78,21 +78,31 @@ func webOrigin(text string) bool {
 	return u.Scheme == "https" || u.Scheme == "http" && local
 }
 
-// IssueKey makes a key for a client, and the token to show once.
-func IssueKey(ctx context.Context, store domain.Store, env domain.Env, client domain.ClientID, role domain.Role, advisor domain.AdvisorID, label string) (*domain.APIKey, domain.Secret, error) {
-	if err := checkKey(role, advisor, label); err != nil {
+// IssueKey makes a key for a client, and the token to show once. A client's first key of the role client may administer
+// keys, whatever the terms say: somebody has to.
+func IssueKey(ctx context.Context, store domain.Store, env domain.Env, client domain.ClientID, terms KeyTerms) (*domain.APIKey, domain.Secret, error) {
+	if err := terms.validate(); err != nil {
 		return nil, domain.Secret{}, err
 	}
-	k, token := domain.NewAPIKey(env, client, role, advisor, label)
+	all, err := ListKeys(ctx, store, client)
+	if err != nil {
+		return nil, domain.Secret{}, err
+	}
+	first := !slices.ContainsFunc(all, func(k domain.APIKey) bool { return k.Role == domain.RoleClient })
+	terms.Admin = terms.Admin || first && terms.Role == domain.RoleClient
+	k, token := terms.make(env, client)
 	e := operatorNote(env, "key.created", client, k.Key())
-	e.Data.Details["role"] = string(role)
-	err := settle(ctx, env, store, e, func(tx domain.Tx) error {
+	describeKey(e.Data.Details, k)
+	err = settle(ctx, env, store, e, func(tx domain.Tx) error {
 		c := &domain.Client{ID: client}
 		if err := tx.Get(c); err != nil {
 			return err
 		}
 		if c.State == domain.ClientClosed {
 			return &domain.Error{Kind: domain.Conflict, Code: "client_closed", Message: "this client is closed; it gets no keys"}
+		}
+		if err := room(all, env.Now(), false); err != nil {
+			return err
 		}
 		return addKey(tx, k)
 	})
@@ -103,10 +113,10 @@ func IssueKey(ctx context.Context, store domain.Store, env domain.Env, client do
 	return k, token, nil
 }
 
-// RevokeKey ends a key of whichever client. Revoking again changes nothing.
-func RevokeKey(ctx context.Context, store domain.Store, env domain.Env, id domain.KeyID) error {
+// RevokeKey ends a key of whichever client, and with line every key of its line. Revoking again changes nothing.
+func RevokeKey(ctx context.Context, store domain.Store, env domain.Env, id domain.KeyID, line bool) error {
 	e := operatorNote(env, "key.revoked", "", string(id))
-	err := settle(ctx, env, store, e, func(tx domain.Tx) error { return endKey(tx, e, id, "", env.Now()) })
+	err := settle(ctx, env, store, e, func(tx domain.Tx) error { return endKey(tx, e, id, "", line, env.Now()) })
 	if err != nil {
 		return fmt.Errorf("revoking key: %w", err)
 	}

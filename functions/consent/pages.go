@@ -67,7 +67,7 @@ func (s *Service) Pages(mux *http.ServeMux) {
 // contentPolicy lets pages run only our own scripts and talk only to ourselves. Nothing inline, nothing from elsewhere,
 // no frame, and no string becomes markup or script (Trusted Types).
 const contentPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
-	"form-action 'self'; base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+	"worker-src 'none'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 
 const permissionsPolicy = "accelerometer=(), browsing-topics=(), camera=(), display-capture=(), geolocation=(), gyroscope=(), " +
 	"microphone=(), midi=(), payment=(), usb=()"
@@ -77,7 +77,7 @@ func (s *Service) secure(h http.Header) {
 	h.Set("Content-Security-Policy", contentPolicy)
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("X-Frame-Options", "DENY")
-	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("Referrer-Policy", "same-origin") // other sites learn nothing, and browsers say truly where a form comes from
 	h.Set("Permissions-Policy", permissionsPolicy)
 	h.Set("Cross-Origin-Opener-Policy", "same-origin")
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
@@ -89,9 +89,7 @@ func (s *Service) secure(h http.Header) {
 // maxForm bounds a form: the largest has one identifier.
 const maxForm = 4 << 10
 
-// page wraps a handler: headers, pace, forgery check, language, rendering, and errors as friendly pages. With
-// Referrer-Policy no-referrer a browser sends a form with "Origin: null", but still with Sec-Fetch-Site, which
-// http.CrossOriginProtection looks at first; a browser without Sec-Fetch-Site is refused rather than trusted.
+// page wraps a handler: headers, pace, forgery check, language, rendering, and errors as friendly pages.
 func (s *Service) page(fn pageHandler) http.Handler {
 	crossOrigin := http.NewCrossOriginProtection()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -146,12 +144,32 @@ func (s *Service) Lost() http.Handler {
 	})
 }
 
+// ours refuses what another site had the browser send. A browser says where a request comes from by Sec-Fetch-Site, or, if
+// it is too old for that (iOS up to 16.3), by an Origin, which must be exactly ours: this host by the scheme that investors
+// come by. Where it says neither truly (a page saved or shown by another program sends "Origin: null"), it gets a page that
+// names that, as the same link in the same browser would end there again.
+func (s *Service) ours(r *http.Request, crossOrigin *http.CrossOriginProtection) error {
+	err := crossOrigin.Check(r)
+	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+		return nil
+	}
+	site, origin := r.Header.Get("Sec-Fetch-Site"), r.Header.Get("Origin")
+	scheme, _, _ := strings.Cut(s.PagesURL, ":")
+	switch {
+	case site == "" && origin == "null":
+		return &domain.Error{Kind: domain.Forbidden, Code: "origin_hidden", Message: "the browser does not say where this comes from; use a current one"}
+	case err != nil, site == "" && origin != "" && origin != scheme+"://"+r.Host:
+		return &domain.Error{Kind: domain.Forbidden, Code: "cross_origin", Message: "this may only be sent from our own pages"}
+	}
+	return nil
+}
+
 func (s *Service) admit(p *sheet, crossOrigin *http.CrossOriginProtection) error {
 	if err := s.Door.Take(p.w, p.r); err != nil {
 		return err
 	}
-	if err := crossOrigin.Check(p.r); err != nil {
-		return &domain.Error{Kind: domain.Forbidden, Code: "cross_origin", Message: "this may only be sent from our own pages"}
+	if err := s.ours(p.r, crossOrigin); err != nil {
+		return err
 	}
 	if p.r.Method != http.MethodPost {
 		return nil

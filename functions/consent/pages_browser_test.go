@@ -253,7 +253,10 @@ func (th *theatre) until(what, expression string) {
 
 func (th *theatre) goTo(path string) { th.do("opening "+path, chromedp.Navigate(th.url+path)) }
 
+// click presses what can be pressed: a button that needs the page's script waits for it.
 func (th *theatre) click(css string) {
+	th.t.Helper()
+	th.until("being able to press "+css, fmt.Sprintf(`document.querySelector(%q)?.disabled !== true`, css))
 	th.do("pressing "+css, chromedp.Click(chromedp.CSS(css)))
 }
 
@@ -390,7 +393,7 @@ func (th *theatre) logIn() {
 	th.t.Helper()
 	th.shots("connect")
 	th.fits("connect")
-	th.until("scripts", `document.querySelector("#submit") !== null`)
+	th.until("scripts", `document.querySelector("#submit")?.disabled === false && document.querySelector("#late") === null`)
 	th.click("#submit")
 	th.until("being told what is missing", `document.activeElement.id === "f-username" && document.querySelector("#f-username-fault").textContent !== ""`)
 	th.text("#f-username", "12ab")

@@ -102,7 +102,7 @@ func (h *home) browse(cookie, method, path string, form url.Values, headers ...s
 	r.Header.Set("Sec-Fetch-Site", "same-origin")
 	if method == http.MethodPost {
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-		r.Header.Set("Origin", "null") // what Referrer-Policy no-referrer makes of it
+		r.Header.Set("Origin", "http://"+r.Host)
 	}
 	if cookie != "" {
 		r.AddCookie(&http.Cookie{Name: "__Host-sluis", Value: cookie})
@@ -424,7 +424,7 @@ func TestPagesCarryTheirHeaders(t *testing.T) {
 		res := h.browse(cookie, "GET", path, nil)
 		for name, want := range map[string]string{
 			"Content-Security-Policy": contentPolicy, "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY",
-			"Referrer-Policy": "no-referrer", "Cross-Origin-Opener-Policy": "same-origin", "Cache-Control": "no-store",
+			"Referrer-Policy": "same-origin", "Cross-Origin-Opener-Policy": "same-origin", "Cache-Control": "no-store",
 			"Cross-Origin-Resource-Policy": "same-origin", "Permissions-Policy": permissionsPolicy, "Strict-Transport-Security": "",
 			"Content-Type": "text/html; charset=utf-8",
 		} {
@@ -481,6 +481,50 @@ func TestLookingAtALinkUsesNothingUp(t *testing.T) {
 	h.enter(token)
 }
 
+// TestOldBrowsersPass: one without Fetch Metadata (iOS up to 16.3) shows by its Origin that a form is ours.
+func TestOldBrowsersPass(t *testing.T) {
+	h := pageHome(t)
+	id, token := h.ask(rich)
+	old := []string{"Sec-Fetch-Site", "", "Origin", "http://example.com"}
+	res := h.browse("", "POST", "/i/"+token, nil, old...)
+	if res.StatusCode != http.StatusSeeOther || len(res.Cookies()) != 1 {
+		t.Fatalf("the first button: status %d", res.StatusCode)
+	}
+	if res := h.browse(res.Cookies()[0].Value, "POST", "/consent/deny", nil, old...); res.StatusCode != http.StatusSeeOther || h.consent(id).State != domain.ConsentRejected {
+		t.Errorf("the second one: status %d", res.StatusCode)
+	}
+}
+
+// TestNothingIsPressedInVain: what needs a script cannot be pressed before the script is there, and the page says so when
+// it is late. The script's last line is what sets it free.
+func TestNothingIsPressedInVain(t *testing.T) {
+	for _, name := range []string{"connect", "sca"} {
+		page, err := pageFiles.ReadFile("templates/" + name + ".html")
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := string(page)
+		if n := strings.Count(text, `type="button"`); n == 0 || strings.Count(text, `<button type="button" disabled="disabled" data-script=""`) != n {
+			t.Errorf("%s: of %d buttons that need the script not all wait for it", name, n)
+		}
+		if !strings.Contains(text, `id="late"`) {
+			t.Errorf("%s does not say that its script is late", name)
+		}
+		script, err := pageFiles.ReadFile("static/" + name + ".js")
+		if err != nil {
+			t.Fatal(err)
+		}
+		before, after, found := strings.Cut(string(script), "\nready();\n")
+		if !found || strings.Contains(before, "\nready();") || strings.Contains(after, "addEventListener") {
+			t.Errorf("%s.js sets the page free before it listens", name)
+		}
+	}
+	css, err := pageFiles.ReadFile("static/page.css")
+	if err != nil || !strings.Contains(string(css), ".late { visibility: hidden; animation: late 0s 4s forwards }") {
+		t.Errorf("the hint does not come by itself: %v", err)
+	}
+}
+
 func TestForgedFormsAreRefused(t *testing.T) {
 	for _, forged := range []struct {
 		name    string
@@ -490,11 +534,17 @@ func TestForgedFormsAreRefused(t *testing.T) {
 		{"another site without referrer", []string{"Sec-Fetch-Site", "cross-site", "Origin", "null"}},
 		{"another host of the same site", []string{"Sec-Fetch-Site", "same-site", "Origin", "null"}},
 		{"an old browser on another site", []string{"Sec-Fetch-Site", "", "Origin", "https://evil.example"}},
+		{"an old browser by another scheme", []string{"Sec-Fetch-Site", "", "Origin", "ftp://example.com"}},
+		{"an old browser at another port", []string{"Sec-Fetch-Site", "", "Origin", "http://example.com:81"}},
 		{"an old browser that hides the site", []string{"Sec-Fetch-Site", "", "Origin", "null"}},
 	} {
 		t.Run(forged.name, func(t *testing.T) {
 			h := pageHome(t)
 			id, token := h.ask(rich)
+			words := "error.cross_origin"
+			if strings.Contains(forged.name, "hides") {
+				words = "error.origin_hidden"
+			}
 			if res := h.browse("", "POST", "/i/"+token, nil, forged.headers...); res.StatusCode != http.StatusForbidden {
 				t.Errorf("redeeming: status %d", res.StatusCode)
 			}
@@ -504,7 +554,7 @@ func TestForgedFormsAreRefused(t *testing.T) {
 				"/me/revoke": {"consent_id": {string(id)}}, "/leave": nil,
 			} {
 				res := h.browse(cookie, "POST", path, form, forged.headers...)
-				if page := bodyOf(t, res); res.StatusCode != http.StatusForbidden || !strings.Contains(page, theSite().words["en"].text["error.cross_origin"]) {
+				if page := bodyOf(t, res); res.StatusCode != http.StatusForbidden || !strings.Contains(page, theSite().words["en"].text[words]) {
 					t.Errorf("%s: status %d", path, res.StatusCode)
 				}
 			}
@@ -942,7 +992,7 @@ func families(t *testing.T) []family {
 		{"link.title", purposes, bare}, {"link.text", purposes, bare}, {"link.button", purposes, bare},
 		{"step", []string{"1", "2", "3", "4"}, bare},
 		{"problem", problemNames, bare},
-		{"error", append(kinds, "link_used", "visit_ended", "cross_origin", "consent_expired", "client_suspended", "custodian_unavailable", "visit_purpose"), both},
+		{"error", append(kinds, "link_used", "visit_ended", "cross_origin", "origin_hidden", "consent_expired", "client_suspended", "custodian_unavailable", "visit_purpose"), both},
 	}
 }
 

@@ -83,7 +83,7 @@ func (h *home) newClient(name string, terms Terms) (*domain.Client, string) {
 
 func (h *home) newKeyFor(id domain.ClientID, role domain.Role, advisor domain.AdvisorID) string {
 	h.t.Helper()
-	_, token, err := IssueKey(context.Background(), h.store, h.Env, id, role, advisor, "")
+	_, token, err := IssueKey(context.Background(), h.store, h.Env, id, KeyTerms{Role: role, AdvisorID: advisor})
 	if err != nil {
 		h.t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package deliver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -21,14 +22,15 @@ type trip struct {
 	notice   domain.Notice
 	endpoint domain.Endpoint
 	client   domain.Client
+	consent  domain.Consent // zero where the notice is about none
 }
 
 // Deliver tries one delivery that is due. The attempt, the delivery's new state, what it says of the endpoint, the
 // next event and the audit entry are one transaction. If that fails, the event comes again, and with it the attempt. An
-// event that names an endpoint has its secrets looked after.
+// event that names an endpoint has what waits for it begun, and its secrets looked after.
 func (s *Service) Deliver(ctx context.Context, e domain.Event) error {
 	if id, err := domain.ParseID[domain.EndpointID](e.Subject); err == nil {
-		return s.rewrap(ctx, id)
+		return errors.Join(s.release(ctx, id), s.rewrap(ctx, id))
 	}
 	id, err := domain.ParseID[domain.DeliveryID](e.Subject)
 	if err != nil {
@@ -42,12 +44,20 @@ func (s *Service) Deliver(ctx context.Context, e domain.Event) error {
 	if t.delivery.State != domain.DeliveryPending || now.Before(t.delivery.NextAt) && e.NotBefore.Before(t.delivery.NextAt) {
 		return nil // an old event come again; a pending delivery has another one on its way
 	}
-	if why := t.hindrance(); why != "" {
+	if why := t.hindrance(now); why != "" {
 		return s.cancel(ctx, t, why)
+	}
+	if waits(&t.endpoint, t.notice.Type) { // its address was changed since
+		return s.wait(ctx, t)
 	}
 	// Somebody waits for a test, and it is how a client shows that its endpoint is back: it passes an open breaker.
 	if until := webhook.AfterBreaker(s.Env, &t.endpoint); !until.IsZero() && t.notice.Type != domain.NoticeEndpointTest {
 		return s.postpone(ctx, t, until)
+	}
+	if t.endpoint.Unverified {
+		if until, err := s.probe(ctx, t); err != nil || !until.IsZero() {
+			return errors.Join(err, s.later(ctx, t, until))
+		}
 	}
 	m, err := s.message(ctx, t)
 	if err != nil {
@@ -84,14 +94,26 @@ func (s *Service) load(ctx context.Context, id domain.DeliveryID) (*trip, error)
 		return nil, err
 	}
 	t.notice.ID, t.endpoint.ID, t.client.ID = t.delivery.NoticeID, t.delivery.EndpointID, t.delivery.ClientID
-	if err := s.Store.Get(ctx, &t.notice, &t.endpoint, &t.client); err != nil {
+	t.consent.ID = t.delivery.ConsentID
+	docs := []domain.Document{&t.notice, &t.endpoint, &t.client, &t.consent}
+	if t.consent.ID == "" {
+		docs = docs[:3]
+	}
+	err := s.Store.Get(ctx, docs...)
+	if complete := t.notice.Type != "" && t.endpoint.State != "" && t.client.State != ""; err != nil && (!complete || domain.KindOf(err) != domain.NotFound) {
 		return nil, fmt.Errorf("loading delivery: %w", err)
+	}
+	if t.consent.ID != t.notice.ConsentID { // a delivery of before it named the consent
+		t.consent.ID = t.notice.ConsentID
+		if err := domain.IgnoreNotFound(s.Store.Get(ctx, &t.consent)); err != nil {
+			return nil, fmt.Errorf("loading delivery: %w", err)
+		}
 	}
 	return t, nil
 }
 
 // hindrance is why a delivery must not be sent, or "".
-func (t *trip) hindrance() string {
+func (t *trip) hindrance(now domain.Time) string {
 	switch {
 	case t.client.State != domain.ClientActive:
 		return "client_" + string(t.client.State)
@@ -100,7 +122,7 @@ func (t *trip) hindrance() string {
 	case t.endpoint.ClientID != t.delivery.ClientID || t.notice.ClientID != t.delivery.ClientID:
 		return "not_yours"
 	}
-	return ""
+	return t.notice.Withheld(&t.consent, now)
 }
 
 // message opens the secrets and renders the body. During a rotation the old secret signs beside the new one.
@@ -145,6 +167,9 @@ func (s *Service) conclude(tx domain.Tx, t *trip, r webhook.Result) error {
 	d.Attempts = append(d.Attempts, r.Attempt)
 	d.Attempts = d.Attempts[max(0, len(d.Attempts)-domain.MaxAttemptsKept):]
 	d.UpdatedAt = s.Env.Now()
+	if err := s.verified(tx, t, ep, r); err != nil {
+		return err
+	}
 	disabled, err := s.judge(tx, ep, r)
 	if err != nil {
 		return err
@@ -163,7 +188,20 @@ func (s *Service) conclude(tx domain.Tx, t *trip, r webhook.Result) error {
 	if err := tx.Record(entry); err != nil || !disabled {
 		return err
 	}
-	return s.tellDisabled(tx, ep, r)
+	return s.tellDisabled(tx, ep)
+}
+
+// verified notes that the endpoint's address has answered its test, and has what waited for that begin. An answer from an
+// address that the client has changed since shows nothing.
+func (s *Service) verified(tx domain.Tx, t *trip, ep *domain.Endpoint, r webhook.Result) error {
+	if !r.Delivered() || !ep.Unverified || t.notice.Type != domain.NoticeEndpointTest || t.endpoint.URL != ep.URL || ep.State == domain.EndpointRemoved {
+		return nil
+	}
+	now := s.Env.Now()
+	ep.Unverified, ep.VerifiedAt, ep.UpdatedAt = false, now, now
+	webhook.Succeeded(ep)
+	entry := s.note("endpoint.verified", system, &t.notice, ep.Key(), map[string]string{"notice_id": t.notice.Key()})
+	return errors.Join(tx.Put(ep), lookAfter(tx, ep), tx.Record(entry))
 }
 
 // judge counts the attempt for or against the endpoint, and disables one that is gone or failed for too long.
@@ -176,11 +214,12 @@ func (s *Service) judge(tx domain.Tx, ep *domain.Endpoint, r webhook.Result) (di
 		webhook.Succeeded(ep)
 	} else {
 		webhook.Failed(ep, r, now)
-		if ep.State == domain.EndpointEnabled && (r.Gone() || webhook.GivenUp(ep, now)) {
+		if why := webhook.GivenUp(ep, now); ep.State == domain.EndpointEnabled && why != "" {
 			disabled = true
 			if err := ep.Move(domain.EndpointDisabled, now); err != nil {
 				return false, err
 			}
+			ep.Disabled = why
 		}
 	}
 	if len(ep.Previous) > 0 && !now.Before(ep.PreviousEnds) {
@@ -204,6 +243,8 @@ func (s *Service) settle(tx domain.Tx, d *domain.Delivery, ep *domain.Endpoint, 
 		to = domain.DeliveryDelivered
 	case ep.State != domain.EndpointEnabled:
 		to = domain.DeliveryCancelled
+	case more && waits(ep, d.Type):
+		to = domain.DeliveryWaiting
 	case more:
 		d.NextAt = now.Add(next)
 		if until := webhook.AfterBreaker(s.Env, ep); until.After(d.NextAt) {
@@ -215,34 +256,24 @@ func (s *Service) settle(tx domain.Tx, d *domain.Delivery, ep *domain.Endpoint, 
 	if err := d.Move(to, now); err != nil {
 		return err
 	}
+	if to == domain.DeliveryCancelled {
+		d.Reason = "endpoint_" + string(ep.State)
+	}
 	return tx.Put(d)
 }
 
 // tellDisabled raises a notice for the client's other endpoints. It belongs to no connection, so it has no sequence.
-func (s *Service) tellDisabled(tx domain.Tx, ep *domain.Endpoint, r webhook.Result) error {
+func (s *Service) tellDisabled(tx domain.Tx, ep *domain.Endpoint) error {
 	n := s.endpointNotice(ep, domain.NoticeEndpointDisabled)
-	if err := raise(tx, n); err != nil {
+	if err := n.Raise(tx); err != nil {
 		return err
 	}
-	cause := "failing"
-	if r.Gone() {
-		cause = "gone"
-	}
-	return tx.Record(s.note("endpoint.disabled", system, n, ep.Key(), map[string]string{"cause": cause, "notice_id": n.Key()}))
+	return tx.Record(s.note("endpoint.disabled", system, n, ep.Key(), map[string]string{"cause": string(ep.Disabled), "notice_id": n.Key()}))
 }
 
 // endpointNotice is a notice about an endpoint.
 func (s *Service) endpointNotice(ep *domain.Endpoint, t domain.NoticeType) *domain.Notice {
-	now := s.Env.Now()
-	return &domain.Notice{ID: domain.NewID[domain.NoticeID](s.Env), ClientID: ep.ClientID, Type: t, State: string(ep.State),
-		Subject: ep.Key(), CreatedAt: now, ExpiresAt: now.Add(domain.NoticeLife)}
-}
-
-func raise(tx domain.Tx, n *domain.Notice) error {
-	if err := tx.Put(n); err != nil {
-		return err
-	}
-	return tx.Emit(domain.Event{Topic: domain.TopicNotice, Subject: n.Key(), Lane: string(n.ClientID)})
+	return domain.NewNotice(s.Env, ep.ClientID, t, ep.Key(), string(ep.State))
 }
 
 // cancel ends a delivery that must not be sent.
@@ -252,6 +283,7 @@ func (s *Service) cancel(ctx context.Context, t *trip, why string) error {
 		if err := d.Move(domain.DeliveryCancelled, s.Env.Now()); err != nil {
 			return err
 		}
+		d.Reason = why
 		return tx.Put(d)
 	})
 }

@@ -45,6 +45,11 @@ func (a aead) Decrypt(sealed, ad []byte) ([]byte, error) {
 	return a.Open(nil, sealed[:a.NonceSize()], sealed[a.NonceSize():], ad)
 }
 
+// newest is a key that was never rotated.
+type newest struct{}
+
+func (newest) Rewrap(_, _ []byte) ([]byte, error) { return nil, nil }
+
 // sent is one attempt as the fake endpoint saw it.
 type sent struct {
 	at      time.Time
@@ -95,7 +100,7 @@ func newBed(t *testing.T) *bed {
 	b := &bed{t: t, store: store}
 	b.client = &domain.Client{ID: domain.NewID[domain.ClientID](domain.Env{}), Name: "Harbour", State: domain.ClientActive}
 	store.seed(b.client)
-	b.Service = &Service{Store: store, Close: key, Open: key, Sender: b}
+	b.Service = &Service{Store: store, Close: key, Open: key, Renew: newest{}, Sender: b}
 	return b
 }
 
@@ -121,6 +126,10 @@ func (b *bed) raise(t domain.NoticeType) *domain.Notice {
 	err := b.Store.Commit(b.t.Context(), func(tx domain.Tx) error {
 		conn := &domain.Connection{ID: domain.NewID[domain.ConnectionID](b.Env), ClientID: b.client.ID, State: domain.ConnectionActive,
 			ConsentID: domain.NewID[domain.ConsentID](b.Env), Custodian: "comdirect", InvestorRef: "inv-1"}
+		given := &domain.Consent{ID: conn.ConsentID, ClientID: b.client.ID, ConnectionID: conn.ID, State: domain.ConsentValid, ExpiresAt: b.Env.Now().Add(domain.KeyLife)}
+		if err := tx.Put(given); err != nil {
+			return err
+		}
 		if err := domain.Tell(b.Env, tx, conn, t, "pf_1"); err != nil {
 			return err
 		}

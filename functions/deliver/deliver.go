@@ -12,10 +12,12 @@
 // the body gives it.
 //
 // A pending delivery always has an event on its way, no earlier than its NextAt: both are written in one transaction.
-// So an event that comes while NextAt lies ahead is an old one come again, and is dropped.
+// So an event that comes while NextAt lies ahead is an old one come again, and is dropped. A waiting one has none: it is
+// for an address that nobody has shown yet to want it, and the test that shows it has all that waits begin.
 //
-// Notices are about consents that may have ended, and must still be told. So these acts are not done under a consent;
-// they hold identifiers and states only, and what a client then reads is checked where it reads.
+// Notices are about consents that may have ended, and some must still be told. So these acts are not done under a consent;
+// they hold identifiers and states only, and what a client then reads is checked where it reads. What may not be told after
+// the end (domain.Notice.Withheld) is looked at again at each attempt, and cancelled.
 package deliver
 
 import (
@@ -86,7 +88,7 @@ func (s *Service) Notify(ctx context.Context, e domain.Event) error {
 		if client.State != domain.ClientActive {
 			return nil
 		}
-		due, err := s.plan(tx, []*domain.Notice{n}, endpoints, false)
+		due, err := s.plan(tx, []*domain.Notice{n}, endpoints, freshOnly)
 		if err != nil || len(due) == 0 {
 			return err
 		}
@@ -103,9 +105,19 @@ func (s *Service) endpoints(ctx context.Context, client domain.ClientID) ([]doma
 	return all, err
 }
 
-// plan reads within tx which deliveries the notices need: new ones, and with again also those that ended or wait for
-// a later try. It writes nothing, as reads come before writes.
-func (s *Service) plan(tx domain.Tx, notices []*domain.Notice, endpoints []domain.Endpoint, again bool) ([]*domain.Delivery, error) {
+// selection is which deliveries of notices are meant: those that were never made, with them those that failed or were
+// cancelled, or all.
+type selection string
+
+const (
+	freshOnly   selection = "fresh"
+	undelivered selection = "undelivered"
+	everything  selection = "all"
+)
+
+// plan reads within tx which of the selected deliveries the notices need: new ones, and those that ended or wait for a
+// later try. It writes nothing, as reads come before writes.
+func (s *Service) plan(tx domain.Tx, notices []*domain.Notice, endpoints []domain.Endpoint, which selection) ([]*domain.Delivery, error) {
 	var due []*domain.Delivery
 	for i := range endpoints {
 		ep := &domain.Endpoint{ID: endpoints[i].ID}
@@ -119,7 +131,7 @@ func (s *Service) plan(tx domain.Tx, notices []*domain.Notice, endpoints []domai
 			if !wants(ep, n) {
 				continue
 			}
-			d, err := s.planOne(tx, n, ep, again)
+			d, err := s.planOne(tx, n, ep, which)
 			if err != nil {
 				return nil, err
 			}
@@ -131,18 +143,23 @@ func (s *Service) plan(tx domain.Tx, notices []*domain.Notice, endpoints []domai
 	return due, nil
 }
 
-func (s *Service) planOne(tx domain.Tx, n *domain.Notice, ep *domain.Endpoint, again bool) (*domain.Delivery, error) {
+func (s *Service) planOne(tx domain.Tx, n *domain.Notice, ep *domain.Endpoint, which selection) (*domain.Delivery, error) {
 	now := s.Env.Now()
 	d := &domain.Delivery{ID: deliveryID(n.ID, ep.ID)}
 	err := tx.Get(d)
 	switch {
 	case domain.KindOf(err) == domain.NotFound:
-		return &domain.Delivery{ID: d.ID, NoticeID: n.ID, EndpointID: ep.ID, ClientID: n.ClientID, Type: n.Type,
-			State: domain.DeliveryPending, NextAt: now, CreatedAt: now, UpdatedAt: now, ExpiresAt: n.ExpiresAt}, nil
+		made := &domain.Delivery{ID: d.ID, NoticeID: n.ID, EndpointID: ep.ID, ClientID: n.ClientID, ConsentID: n.ConsentID, Type: n.Type,
+			State: domain.DeliveryPending, NextAt: now, CreatedAt: now, UpdatedAt: now, ExpiresAt: n.ExpiresAt}
+		if waits(ep, n.Type) {
+			made.State, made.NextAt = domain.DeliveryWaiting, domain.Time{}
+		}
+		return made, nil
 	case err != nil:
 		return nil, err
-	case !again || d.State == domain.DeliveryPending && !now.Before(d.NextAt):
-		return nil, nil // it was made before, and its event is on its way
+	case which == freshOnly, which == undelivered && d.State != domain.DeliveryFailed && d.State != domain.DeliveryCancelled,
+		waits(ep, n.Type), d.State == domain.DeliveryPending && !now.Before(d.NextAt):
+		return nil, nil // it was made before, and its event is on its way, or it came, or has to wait
 	}
 	if d.State != domain.DeliveryPending {
 		if err := d.Move(domain.DeliveryPending, now); err != nil {
@@ -153,7 +170,12 @@ func (s *Service) planOne(tx domain.Tx, n *domain.Notice, ep *domain.Endpoint, a
 	return d, nil
 }
 
-// dispatch puts the deliveries and asks for each to be tried.
+// waits says whether what is of that type has to wait until the endpoint's address is verified.
+func waits(ep *domain.Endpoint, t domain.NoticeType) bool {
+	return ep.Unverified && t != domain.NoticeEndpointTest
+}
+
+// dispatch puts the deliveries and asks for each that need not wait to be tried.
 func dispatch(tx domain.Tx, due []*domain.Delivery) error {
 	for _, d := range due {
 		if err := schedule(tx, d); err != nil {
@@ -165,7 +187,7 @@ func dispatch(tx domain.Tx, due []*domain.Delivery) error {
 
 // schedule puts one delivery and its event, which belong together.
 func schedule(tx domain.Tx, d *domain.Delivery) error {
-	if err := tx.Put(d); err != nil {
+	if err := tx.Put(d); err != nil || d.State == domain.DeliveryWaiting {
 		return err
 	}
 	return tx.Emit(domain.Event{Topic: domain.TopicDelivery, Subject: d.Key(), Lane: string(d.ClientID), NotBefore: d.NextAt})

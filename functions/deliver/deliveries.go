@@ -17,6 +17,7 @@ type deliveryView struct {
 	EndpointID domain.EndpointID    `json:"endpoint_id"`
 	Type       domain.NoticeType    `json:"type"`
 	State      domain.DeliveryState `json:"state"`
+	Reason     string               `json:"reason,omitempty"` // of one that was cancelled
 	Tries      int                  `json:"tries"`
 	NextAt     domain.Time          `json:"next_at,omitzero"`
 	CreatedAt  domain.Time          `json:"created_at"`
@@ -26,7 +27,7 @@ type deliveryView struct {
 }
 
 func viewDelivery(d *domain.Delivery) deliveryView {
-	return deliveryView{ID: d.ID, NoticeID: d.NoticeID, EndpointID: d.EndpointID, Type: d.Type, State: d.State, Tries: d.Tries,
+	return deliveryView{ID: d.ID, NoticeID: d.NoticeID, EndpointID: d.EndpointID, Type: d.Type, State: d.State, Reason: d.Reason, Tries: d.Tries,
 		NextAt: d.NextAt, CreatedAt: d.CreatedAt, UpdatedAt: d.UpdatedAt, ExpiresAt: d.ExpiresAt}
 }
 
@@ -116,13 +117,24 @@ type replayRequest struct {
 	EndpointID *domain.EndpointID `json:"endpoint_id"`
 	From       *domain.Time       `json:"from"` // with EndpointID: inclusive
 	To         *domain.Time       `json:"to"`   // with EndpointID: exclusive
+	State      *selection         `json:"state"`
+	DryRun     bool               `json:"dry_run"` // count, and change nothing
 	Cursor     string             `json:"cursor"`
 }
 
-// replayed is the answer: how many deliveries begin again, and the cursor to go on with if there may be more. A
+// which deliveries are meant; all where nothing is said.
+func (in *replayRequest) which() selection {
+	if in.State == nil {
+		return everything
+	}
+	return *in.State
+}
+
+// replayed is the answer: how many deliveries begin again, or would, and the cursor to go on with if there may be more. A
 // delivery that is due anyway is left alone and not counted.
 type replayed struct {
 	Replayed int    `json:"replayed"`
+	DryRun   bool   `json:"dry_run,omitzero"`
 	Next     string `json:"next,omitempty"`
 }
 
@@ -150,6 +162,8 @@ func (in *replayRequest) validate() error {
 		return domain.Invalidf("/endpoint_id", "from, to and cursor go with endpoint_id only")
 	case in.EndpointID != nil && (in.From == nil || in.To == nil || !in.From.Before(*in.To)):
 		return domain.Invalidf("/from", "want both from and to, and from before to")
+	case in.which() != everything && in.which() != undelivered:
+		return domain.Invalidf("/state", "want undelivered, for what was never made, failed or was cancelled, or all")
 	case len(in.Cursor) > 512:
 		return domain.Invalidf("/cursor", "use next of the answer before, unchanged")
 	}
@@ -196,13 +210,16 @@ func (s *Service) replay(ctx context.Context, c *serve.Call) (serve.Answer, erro
 		case in.EndpointID != nil:
 			out, err = s.replayRange(ctx, c, &in)
 		case in.DeliveryID != nil:
-			out, err = s.replayDelivery(ctx, c, *in.DeliveryID)
+			out, err = s.replayDelivery(ctx, c, &in)
 		default:
-			out, err = s.replayNotice(ctx, c, *in.NoticeID)
+			out, err = s.replayNotice(ctx, c, &in)
 		}
 	}
 	if err != nil {
 		return serve.Answer{}, s.missing(c, in.subject(), err)
+	}
+	if in.DryRun {
+		return serve.Answer{Body: out}, nil
 	}
 	return serve.Answer{Status: http.StatusAccepted, Body: out}, nil
 }
@@ -219,7 +236,8 @@ func (s *Service) replayedBefore(ctx context.Context, c *serve.Call) (out replay
 	return out, seen, err
 }
 
-func (s *Service) replayDelivery(ctx context.Context, c *serve.Call, id domain.DeliveryID) (replayed, error) {
+func (s *Service) replayDelivery(ctx context.Context, c *serve.Call, in *replayRequest) (replayed, error) {
+	id := *in.DeliveryID
 	d, err := s.ownDelivery(ctx, c, id)
 	if err != nil {
 		return replayed{}, err
@@ -228,25 +246,36 @@ func (s *Service) replayDelivery(ctx context.Context, c *serve.Call, id domain.D
 	if err := ownEndpoint(c, &ep, s.Store.Get(ctx, &n, &ep)); err != nil {
 		return replayed{}, err
 	}
-	if ep.State != domain.EndpointEnabled {
-		return replayed{}, errDisabled
+	if err := sendable(&ep); err != nil {
+		return replayed{}, err
 	}
-	return s.again(ctx, c, []*domain.Notice{&n}, []domain.Endpoint{ep}, replayed{}, string(id))
+	return s.again(ctx, c, in, []*domain.Notice{&n}, []domain.Endpoint{ep}, replayed{})
 }
 
-func (s *Service) replayNotice(ctx context.Context, c *serve.Call, id domain.NoticeID) (replayed, error) {
-	n := domain.Notice{ID: id}
+// sendable refuses to begin what could only be cancelled, or wait.
+func sendable(ep *domain.Endpoint) error {
+	switch {
+	case ep.State != domain.EndpointEnabled:
+		return errDisabled
+	case ep.Unverified:
+		return errUnverified
+	}
+	return nil
+}
+
+func (s *Service) replayNotice(ctx context.Context, c *serve.Call, in *replayRequest) (replayed, error) {
+	n := domain.Notice{ID: *in.NoticeID}
 	if err := s.Store.Get(ctx, &n); err != nil {
 		return replayed{}, err
 	}
 	if n.ClientID != c.Principal.ClientID {
 		return replayed{}, domain.ErrNotFound
 	}
-	all, err := s.endpoints(ctx, n.ClientID)
+	endpoints, err := s.endpoints(ctx, n.ClientID)
 	if err != nil {
 		return replayed{}, err
 	}
-	return s.again(ctx, c, []*domain.Notice{&n}, all, replayed{}, string(id))
+	return s.again(ctx, c, in, []*domain.Notice{&n}, endpoints, replayed{})
 }
 
 // replayRange goes through the client's notices of the time range, a batch in each transaction. If it breaks off, what
@@ -256,8 +285,8 @@ func (s *Service) replayRange(ctx context.Context, c *serve.Call, in *replayRequ
 	if err := ownEndpoint(c, &ep, s.Store.Get(ctx, &ep)); err != nil {
 		return replayed{}, err
 	}
-	if ep.State != domain.EndpointEnabled {
-		return replayed{}, errDisabled
+	if err := sendable(&ep); err != nil {
+		return replayed{}, err
 	}
 	out := replayed{Next: in.Cursor}
 	for range replayMost / replayBatch {
@@ -270,23 +299,24 @@ func (s *Service) replayRange(ctx context.Context, c *serve.Call, in *replayRequ
 		for i := range notices {
 			batch[i] = &notices[i]
 		}
-		if out, err = s.again(ctx, c, batch, []domain.Endpoint{ep}, replayed{out.Replayed, next}, ep.Key()); err != nil || next == "" {
+		if out, err = s.again(ctx, c, in, batch, []domain.Endpoint{ep}, replayed{Replayed: out.Replayed, Next: next}); err != nil || next == "" {
 			return out, err
 		}
 	}
 	return out, nil
 }
 
-// again begins the deliveries of the notices anew in one transaction, and adds them to what sofar counts. The answer
-// as it then stands is what the same request gets again.
-func (s *Service) again(ctx context.Context, c *serve.Call, notices []*domain.Notice, endpoints []domain.Endpoint, sofar replayed, subject string) (replayed, error) {
+// again begins the selected deliveries of the notices anew in one transaction, and adds them to what sofar counts. The
+// answer as it then stands is what the same request gets again. A dry run only counts.
+func (s *Service) again(ctx context.Context, c *serve.Call, in *replayRequest, notices []*domain.Notice, endpoints []domain.Endpoint, sofar replayed) (replayed, error) {
 	out := sofar
+	out.DryRun = in.DryRun
 	err := s.Store.Commit(ctx, func(tx domain.Tx) error {
-		due, err := s.plan(tx, notices, endpoints, true)
-		if out = sofar; err != nil || len(due) == 0 {
+		due, err := s.plan(tx, notices, endpoints, in.which())
+		out.Replayed = sofar.Replayed + len(due)
+		if err != nil || len(due) == 0 || in.DryRun {
 			return err
 		}
-		out.Replayed += len(due)
 		if err := dispatch(tx, due); err != nil {
 			return err
 		}
@@ -297,7 +327,7 @@ func (s *Service) again(ctx context.Context, c *serve.Call, notices []*domain.No
 		if err := c.Once.Remember(s.Env, tx, c.Principal.ClientID, string(answer)); err != nil {
 			return err
 		}
-		return tx.Record(s.audited(c, "deliveries.replayed", subject, map[string]string{"deliveries": strconv.Itoa(len(due))}))
+		return tx.Record(s.audited(c, "deliveries.replayed", in.subject(), map[string]string{"deliveries": strconv.Itoa(len(due))}))
 	})
 	return out, err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"time"
@@ -31,14 +32,14 @@ const (
 func (s *Service) Routes(mux *http.ServeMux) {
 	write, read := []domain.Role{domain.RoleClient}, []domain.Role{domain.RoleClient, domain.RoleReviewer}
 	s.Door.API(mux, "POST /v1/endpoints", write, s.createEndpoint)
-	s.Door.API(mux, "GET /v1/endpoints", read, s.listEndpoints)
-	s.Door.API(mux, "GET /v1/endpoints/{endpoint}", read, s.getEndpoint)
+	s.Door.API(mux, "GET /v1/endpoints", read, s.Door.Looking(function, "endpoints", s.listEndpoints))
+	s.Door.API(mux, "GET /v1/endpoints/{endpoint}", read, s.Door.Looking(function, "endpoints", s.getEndpoint))
 	s.Door.API(mux, "PATCH /v1/endpoints/{endpoint}", write, s.patchEndpoint)
 	s.Door.API(mux, "DELETE /v1/endpoints/{endpoint}", write, s.removeEndpoint)
 	s.Door.API(mux, "POST /v1/endpoints/{endpoint}/rotate", write, s.rotateSecret)
 	s.Door.API(mux, "POST /v1/endpoints/{endpoint}/test", write, s.testEndpoint)
-	s.Door.API(mux, "GET /v1/deliveries", read, s.listDeliveries)
-	s.Door.API(mux, "GET /v1/deliveries/{delivery}", read, s.getDelivery)
+	s.Door.API(mux, "GET /v1/deliveries", read, s.Door.Looking(function, "deliveries", s.listDeliveries))
+	s.Door.API(mux, "GET /v1/deliveries/{delivery}", read, s.Door.Looking(function, "deliveries", s.getDelivery))
 	s.Door.API(mux, "POST /v1/replays", write, s.replay)
 }
 
@@ -48,6 +49,9 @@ type endpointView struct {
 	URL          string               `json:"url"`
 	Types        []domain.NoticeType  `json:"types"` // empty means all
 	State        domain.EndpointState `json:"state"`
+	Disabled     domain.DisabledBy    `json:"disabled_reason,omitempty"`
+	Verified     bool                 `json:"verified"` // nothing but tests is sent before
+	VerifiedAt   domain.Time          `json:"verified_at,omitzero"`
 	Failures     int                  `json:"failures"`
 	FailingSince domain.Time          `json:"failing_since,omitzero"`
 	OpenAfter    domain.Time          `json:"open_after,omitzero"`
@@ -57,9 +61,14 @@ type endpointView struct {
 	Secret       string               `json:"secret,omitempty"`
 }
 
-func viewEndpoint(ep *domain.Endpoint) endpointView {
-	return endpointView{ID: ep.ID, URL: ep.URL, Types: slices.Concat([]domain.NoticeType{}, ep.Types), State: ep.State,
-		Failures: ep.Failures, FailingSince: ep.FailingSince, OpenAfter: ep.OpenAfter, PreviousEnds: ep.PreviousEnds,
+// viewEndpoint is an endpoint as p may see it. A reviewer sees where webhooks go; path and query may hold a client's secret.
+func viewEndpoint(ep *domain.Endpoint, p domain.Principal) endpointView {
+	address := ep.URL
+	if u, err := url.Parse(address); p.Role != domain.RoleClient && err == nil {
+		address = u.Scheme + "://" + u.Host
+	}
+	return endpointView{ID: ep.ID, URL: address, Types: slices.Concat([]domain.NoticeType{}, ep.Types), State: ep.State,
+		Disabled: ep.Disabled, Verified: !ep.Unverified, VerifiedAt: ep.VerifiedAt, Failures: ep.Failures, FailingSince: ep.FailingSince, OpenAfter: ep.OpenAfter, PreviousEnds: ep.PreviousEnds,
 		CreatedAt: ep.CreatedAt, UpdatedAt: ep.UpdatedAt}
 }
 
@@ -89,8 +98,9 @@ func (s *Service) createEndpoint(ctx context.Context, c *serve.Call) (serve.Answ
 		return serve.Answer{}, err
 	}
 	now := s.Env.Now()
-	ep := &domain.Endpoint{ID: domain.NewID[domain.EndpointID](s.Env), ClientID: c.Principal.ClientID, URL: in.URL,
+	ep := &domain.Endpoint{ID: domain.NewID[domain.EndpointID](s.Env), ClientID: c.Principal.ClientID,
 		Types: in.Types, State: domain.EndpointEnabled, CreatedAt: now, UpdatedAt: now, RewrapAt: now.Add(domain.RewrapEvery)}
+	ep.Names(in.URL)
 	secret, sealed, err := s.newSecret(ctx, ep)
 	if err != nil {
 		return serve.Answer{}, err
@@ -101,7 +111,7 @@ func (s *Service) createEndpoint(ctx context.Context, c *serve.Call) (serve.Answ
 	if err != nil {
 		return serve.Answer{}, err
 	}
-	view := viewEndpoint(found)
+	view := viewEndpoint(found, c.Principal)
 	if found == ep {
 		view.Secret = string(secret.Reveal())
 	}
@@ -125,6 +135,9 @@ func (s *Service) commitEndpoint(ctx context.Context, c *serve.Call, ep *domain.
 		if live >= maxEndpoints || len(all) >= everMade {
 			return &domain.Error{Kind: domain.Conflict, Code: "endpoint_limit",
 				Message: fmt.Sprintf("a client has at most %d endpoints; change or remove one", maxEndpoints)}
+		}
+		if _, err := s.ask(tx, ep); err != nil {
+			return err
 		}
 		if err := tx.Put(ep); err != nil {
 			return err
@@ -165,7 +178,7 @@ func (s *Service) listEndpoints(ctx context.Context, c *serve.Call) (serve.Answe
 	out := serve.List[endpointView]{Data: []endpointView{}}
 	for i := range all {
 		if all[i].State != domain.EndpointRemoved {
-			out.Data = append(out.Data, viewEndpoint(&all[i]))
+			out.Data = append(out.Data, viewEndpoint(&all[i], c.Principal))
 		}
 	}
 	return serve.Answer{Body: out}, nil
@@ -180,7 +193,7 @@ func (s *Service) getEndpoint(ctx context.Context, c *serve.Call) (serve.Answer,
 	if err := ownEndpoint(c, ep, s.Store.Get(ctx, ep)); err != nil {
 		return serve.Answer{}, s.missing(c, ep.Key(), err)
 	}
-	return serve.Answer{Body: viewEndpoint(ep)}, nil
+	return serve.Answer{Body: viewEndpoint(ep, c.Principal)}, nil
 }
 
 // missing is err; if it says that there is no such thing for the caller, it records that they asked.
@@ -203,7 +216,7 @@ func ownEndpoint(c *serve.Call, ep *domain.Endpoint, err error) error {
 }
 
 // change applies fn to the caller's endpoint of the path, with the audit entry.
-func (s *Service) change(ctx context.Context, c *serve.Call, action string, fn func(*domain.Endpoint) error) (*domain.Endpoint, error) {
+func (s *Service) change(ctx context.Context, c *serve.Call, action string, fn func(domain.Tx, *domain.Endpoint) error) (*domain.Endpoint, error) {
 	id, err := serve.PathID(c, "endpoint", domain.ParseID[domain.EndpointID])
 	if err != nil {
 		return nil, err
@@ -214,7 +227,7 @@ func (s *Service) change(ctx context.Context, c *serve.Call, action string, fn f
 		if err := ownEndpoint(c, ep, tx.Get(ep)); err != nil {
 			return err
 		}
-		if err := fn(ep); err != nil {
+		if err := fn(tx, ep); err != nil {
 			return err
 		}
 		ep.UpdatedAt = s.Env.Now()
@@ -226,7 +239,8 @@ func (s *Service) change(ctx context.Context, c *serve.Call, action string, fn f
 	return ep, s.missing(c, string(id), err)
 }
 
-// patchEndpoint changes the address, the types or the state. A new address, and enabling, begin with a clean sheet.
+// patchEndpoint changes the address, the types or the state. A new address, and enabling, begin with a clean sheet; a new
+// address is to be verified first.
 func (s *Service) patchEndpoint(ctx context.Context, c *serve.Call) (serve.Answer, error) {
 	var in struct {
 		URL   *string               `json:"url"`
@@ -252,32 +266,57 @@ func (s *Service) patchEndpoint(ctx context.Context, c *serve.Call) (serve.Answe
 	if in.State != nil && *in.State != domain.EndpointEnabled && *in.State != domain.EndpointDisabled {
 		return serve.Answer{}, domain.Invalidf("/state", "want enabled or disabled; use DELETE to remove an endpoint")
 	}
-	ep, err := s.change(ctx, c, "endpoint.changed", func(ep *domain.Endpoint) error {
-		if in.URL != nil && *in.URL != ep.URL {
-			ep.URL = *in.URL
+	ep, err := s.change(ctx, c, "endpoint.changed", func(tx domain.Tx, ep *domain.Endpoint) error {
+		named := in.URL != nil && *in.URL != ep.URL
+		if named {
+			ep.Names(*in.URL)
 			webhook.Succeeded(ep)
 		}
 		if in.Types != nil {
 			ep.Types = *in.Types
 		}
-		if in.State == nil || *in.State == ep.State {
-			return nil
+		moved := in.State != nil && *in.State != ep.State
+		if moved {
+			webhook.Succeeded(ep)
+			if err := ep.Move(*in.State, s.Env.Now()); err != nil {
+				return err
+			}
 		}
-		webhook.Succeeded(ep)
-		return ep.Move(*in.State, s.Env.Now())
+		return s.afterwards(tx, ep, named, moved)
 	})
 	if err != nil {
 		return serve.Answer{}, err
 	}
-	return serve.Answer{Body: viewEndpoint(ep)}, nil
+	return serve.Answer{Body: viewEndpoint(ep, c.Principal)}, nil
+}
+
+// afterwards is what follows from a change: who is disabled says so, and an address that can be sent to and is not verified
+// is tested; where it is verified, what waited begins.
+func (s *Service) afterwards(tx domain.Tx, ep *domain.Endpoint, named, moved bool) error {
+	switch {
+	case ep.State == domain.EndpointDisabled:
+		if moved {
+			ep.Disabled = domain.DisabledByClient
+		}
+		return nil
+	case ep.Unverified && (named || moved):
+		_, err := s.ask(tx, ep)
+		return err
+	case moved:
+		return lookAfter(tx, ep)
+	}
+	return nil
 }
 
 // removeEndpoint ends an endpoint for good and destroys its secrets.
 func (s *Service) removeEndpoint(ctx context.Context, c *serve.Call) (serve.Answer, error) {
-	_, err := s.change(ctx, c, "endpoint.removed", func(ep *domain.Endpoint) error {
+	_, err := s.change(ctx, c, "endpoint.removed", func(tx domain.Tx, ep *domain.Endpoint) error {
 		ep.Secret, ep.Previous, ep.PreviousEnds, ep.RewrapAt = nil, nil, domain.Time{}, domain.Time{}
 		webhook.Succeeded(ep)
-		return ep.Move(domain.EndpointRemoved, s.Env.Now())
+		if err := ep.Move(domain.EndpointRemoved, s.Env.Now()); err != nil {
+			return err
+		}
+		return lookAfter(tx, ep)
 	})
 	return serve.Answer{}, err
 }
@@ -312,7 +351,7 @@ func (s *Service) rotateSecret(ctx context.Context, c *serve.Call) (serve.Answer
 	if err != nil {
 		return serve.Answer{}, s.missing(c, string(id), err)
 	}
-	view := viewEndpoint(ep)
+	view := viewEndpoint(ep, c.Principal)
 	if rotated {
 		view.Secret = string(secret.Reveal())
 	}
@@ -349,7 +388,7 @@ func (s *Service) commitRotation(ctx context.Context, c *serve.Call, ep *domain.
 }
 
 // testEndpoint raises a notice for this endpoint alone. It is tried even while the breaker is open, and its success
-// closes the breaker.
+// closes the breaker. An address that is not verified is tested again by it, at a pace.
 func (s *Service) testEndpoint(ctx context.Context, c *serve.Call) (serve.Answer, error) {
 	id, err := serve.PathID(c, "endpoint", domain.ParseID[domain.EndpointID])
 	if err != nil {
@@ -374,15 +413,19 @@ func (s *Service) testEndpoint(ctx context.Context, c *serve.Call) (serve.Answer
 		if ep.State != domain.EndpointEnabled {
 			return errDisabled
 		}
-		n := s.endpointNotice(ep, domain.NoticeEndpointTest)
-		notice = n.ID
-		if err := raise(tx, n); err != nil {
+		if wait := ep.TestedAt.Add(testEvery).Sub(s.Env.Now()); ep.Unverified && wait > 0 {
+			return &domain.Error{Kind: domain.RateLimited, Code: "test_pending", RetryAfter: wait, Message: "a test of this address has just begun; wait a little"}
+		}
+		if notice, err = s.ask(tx, ep); err != nil {
 			return err
 		}
-		if err := c.Once.Remember(s.Env, tx, ep.ClientID, n.Key()); err != nil {
+		if err := tx.Put(ep); err != nil {
 			return err
 		}
-		return tx.Record(s.audited(c, "endpoint.tested", ep.Key(), map[string]string{"notice_id": n.Key()}))
+		if err := c.Once.Remember(s.Env, tx, ep.ClientID, string(notice)); err != nil {
+			return err
+		}
+		return tx.Record(s.audited(c, "endpoint.tested", ep.Key(), map[string]string{"notice_id": string(notice)}))
 	})
 	if err != nil {
 		return serve.Answer{}, s.missing(c, string(id), err)
@@ -391,5 +434,8 @@ func (s *Service) testEndpoint(ctx context.Context, c *serve.Call) (serve.Answer
 	return serve.Answer{Status: http.StatusAccepted, Location: "/v1/deliveries/" + string(delivery),
 		Body: map[string]any{"notice_id": notice, "delivery_id": delivery}}, nil
 }
+
+var errUnverified = &domain.Error{Kind: domain.Conflict, Code: "endpoint_unverified",
+	Message: "its address has not answered a test with 2xx yet, and everything waits for that; ask for a test with POST …/test"}
 
 var errDisabled = &domain.Error{Kind: domain.Conflict, Code: "endpoint_state", Message: `the endpoint is disabled; enable it first with PATCH {"state": "enabled"}`}

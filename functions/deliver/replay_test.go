@@ -101,6 +101,7 @@ func TestReplayOfARange(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		c.want(200, "PATCH", "/v1/endpoints/"+ep.Key(), `{"state":"enabled"}`)
+		b.store.take()                                 // that it is to be looked after
 		late := b.raise(domain.NoticePortfolioUpdated) // outside of the range
 		b.store.take()
 		request := func(cursor string) string {

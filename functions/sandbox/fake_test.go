@@ -65,7 +65,7 @@ func newFake(t *testing.T) *fakeAPI {
 	f.server = httptest.NewServer(f)
 	t.Cleanup(f.server.Close)
 	f.on("GET /v1/client", 200, `{"id":"cli_06h071a0msp6ygmqywrayzny4r","name":"Polder Wealth","state":"active","saving":{},
-		"regions":[],"return_origins":["`+own+`"],"created_at":"2026-11-22T10:00:00.000Z"}`)
+		"regions":[],"return_origins":["`+own+`"],"endpoints":{"enabled":1,"unverified":0,"disabled":0},"created_at":"2026-11-22T10:00:00.000Z"}`)
 	f.on("GET /v1/custodians", 200, `{"data":[{"id":"sandbox-comdirect","name":"Sandbox bank","country":"NL","methods":[],
 		"products":["accounts"],"unattended":true,"sandbox":true}]}`)
 	f.on("GET /v1/connections", 200, `{"data":[]}`)

@@ -211,7 +211,7 @@ func TestActRefused(t *testing.T) {
 // TestReplay closes a gap: Sluis sends again what it told this endpoint.
 func TestReplay(t *testing.T) {
 	f := newFake(t)
-	endpoint := `{"id":"ep_06h074kezjm8dqe5nzr1cf6w%02d","url":"%s","types":[],"state":"%s","failures":0,"created_at":"2026-11-22T12:00:00.000Z","updated_at":"2026-11-22T12:00:00.000Z"}`
+	endpoint := `{"id":"ep_06h074kezjm8dqe5nzr1cf6w%02d","url":"%s","types":[],"state":"%s","verified":true,"failures":0,"created_at":"2026-11-22T12:00:00.000Z","updated_at":"2026-11-22T12:00:00.000Z"}`
 	f.on("GET /v1/endpoints", 200, `{"data":[`+fmt.Sprintf(endpoint, 1, "https://elsewhere.example/webhooks", "enabled")+`,`+
 		fmt.Sprintf(endpoint, 2, own+"/webhooks", "disabled")+`,`+fmt.Sprintf(endpoint, 3, own+"/webhooks", "enabled")+`]}`)
 	f.on("POST /v1/replays", 202, `{"replayed":3}`)

@@ -112,7 +112,7 @@ func TestSeal(t *testing.T) {
 		t.Errorf("emitted %v", got)
 	}
 	es := h.entries("credential.sealed")
-	if len(es) != 1 || es[0].Data.Outcome != domain.OutcomeAllowed || es[0].Data.Actor != (domain.Actor{Kind: domain.ActorInvestor, ID: "inv-1"}) ||
+	if len(es) != 1 || es[0].Data.Outcome != domain.OutcomeAllowed || es[0].Data.Actor != h.service.Door.Pseudonym(h.conn.ClientID, h.consent.ID, "inv-1").Actor() ||
 		es[0].Data.Origin == "" || es[0].Data.Details["session"] != string(s.ID) || es[0].Data.Purpose != "tax" || es[0].Data.Custodian != "sandbox" {
 		t.Errorf("recorded %+v", es)
 	}
@@ -250,7 +250,7 @@ func TestNoConsentNoAct(t *testing.T) {
 				})
 				es := h.entries(way)
 				if len(es) != 1 || es[0].Data.Outcome != domain.OutcomeDenied || es[0].Data.Reason != c.code || es[0].ClientID == "" ||
-					es[0].Data.Actor.ID != "inv-1" || es[0].Data.Origin == "" || es[0].Subject != string(h.conn.ID) {
+					es[0].Data.Actor.ID[:4] != "inv_" || es[0].Data.Origin == "" || es[0].Subject != string(h.conn.ID) {
 					t.Errorf("recorded %+v", es)
 				}
 			})

@@ -41,7 +41,7 @@ func (c clientAdd) Run(ctx context.Context, o *options) error {
 			return err
 		}
 		fmt.Println("client", client.ID)
-		return issue(ctx, b, client.ID, domain.RoleClient, "", "first key")
+		return issue(ctx, b, client.ID, consent.KeyTerms{Role: domain.RoleClient, Label: "first key", Admin: true})
 	})
 }
 
@@ -96,22 +96,33 @@ type keyIssue struct {
 	Role    string `help:"client, advisor or reviewer." default:"client" enum:"client,advisor,reviewer"`
 	Advisor string `help:"adv_…, with the role advisor."`
 	Label   string `help:"A note to tell keys apart."`
+	Admin   bool   `help:"It may make, rotate and revoke the client's keys; a client's first key may anyway."`
+	Days    int    `help:"How long it opens." default:"365"`
 }
 
 func (c keyIssue) Run(ctx context.Context, o *options) error {
 	return withStore(ctx, o, func(b *home.Backend) error {
-		return issue(ctx, b, domain.ClientID(c.Client), domain.Role(c.Role), domain.AdvisorID(c.Advisor), c.Label)
+		return issue(ctx, b, domain.ClientID(c.Client), consent.KeyTerms{Role: domain.Role(c.Role), AdvisorID: domain.AdvisorID(c.Advisor),
+			Label: c.Label, Admin: c.Admin, Days: c.Days})
 	})
 }
 
-func issue(ctx context.Context, b *home.Backend, client domain.ClientID, role domain.Role, advisor domain.AdvisorID, label string) error {
-	key, token, err := consent.IssueKey(ctx, b, b.Env, client, role, advisor, label)
+func issue(ctx context.Context, b *home.Backend, client domain.ClientID, terms consent.KeyTerms) error {
+	key, token, err := consent.IssueKey(ctx, b, b.Env, client, terms)
 	if err != nil {
 		return err
 	}
 	defer token.Wipe()
-	fmt.Printf("key %s (%s)\ntoken %s\nThe token is shown this once; keep it where secrets are kept.\n", key.ID, key.Role, token.Reveal())
+	fmt.Printf("key %s (%s) until %s\ntoken %s\nThe token is shown this once; keep it where secrets are kept.\n", key.ID, rights(key), key.ExpiresAt, token.Reveal())
 	return nil
+}
+
+// rights is a key's role, and whether it may administer keys.
+func rights(k *domain.APIKey) string {
+	if k.Administers() {
+		return string(k.Role) + ", admin"
+	}
+	return string(k.Role)
 }
 
 type keyList struct {
@@ -124,20 +135,25 @@ func (c keyList) Run(ctx context.Context, o *options) error {
 		if err != nil {
 			return err
 		}
-		return table("ID\tROLE\tSTATE\tLABEL\tISSUED\tEXPIRES", len(keys), func(i int) string {
-			k := keys[i]
-			return fmt.Sprintf("%s\t%s\t%s\t%s\t%s\t%s", k.ID, k.Role, k.State, k.Label, k.CreatedAt, k.ExpiresAt)
+		return table("ID\tLINE\tROLE\tSTATE\tLABEL\tISSUED\tEXPIRES", len(keys), func(i int) string {
+			k := &keys[i]
+			state := string(k.State)
+			if k.State == domain.KeyActive && k.Replaced() {
+				state = "reads only"
+			}
+			return fmt.Sprintf("%s\t%s\t%s\t%s\t%s\t%s\t%s", k.ID, k.First(), rights(k), state, k.Label, k.CreatedAt, k.ExpiresAt)
 		})
 	})
 }
 
 type keyRevoke struct {
-	Key string `arg:"" help:"key_…"`
+	Key  string `arg:"" help:"key_…"`
+	Line bool   `help:"Every key of its line too: those that it came from and those that replaced it."`
 }
 
 func (c keyRevoke) Run(ctx context.Context, o *options) error {
 	return withStore(ctx, o, func(b *home.Backend) error {
-		return consent.RevokeKey(ctx, b, b.Env, domain.KeyID(c.Key))
+		return consent.RevokeKey(ctx, b, b.Env, domain.KeyID(c.Key), c.Line)
 	})
 }
 

@@ -55,7 +55,7 @@ func join(ctx context.Context, h *home.Home, m *membership, path string) error {
 	if err != nil {
 		return err
 	}
-	_, token, err := consent.IssueKey(ctx, h, h.Env, c.ID, domain.RoleClient, "", "sample client")
+	_, token, err := consent.IssueKey(ctx, h, h.Env, c.ID, consent.KeyTerms{Role: domain.RoleClient, Label: "sample client"})
 	if err != nil {
 		return err
 	}

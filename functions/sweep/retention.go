@@ -18,6 +18,7 @@ var mortal = map[domain.DocumentKind]pager{
 	"notice":      lives(func(d *domain.Notice) domain.Time { return d.ExpiresAt }),
 	"delivery":    lives(func(d *domain.Delivery) domain.Time { return d.ExpiresAt }),
 	"bank_access": lives(func(d *domain.BankAccess) domain.Time { return d.ExpiresAt }),
+	"pace":        lives(func(d *domain.Pace) domain.Time { return d.ExpiresAt }),
 	"once":        lives(func(d *domain.Once) domain.Time { return d.ExpiresAt }),
 }
 

@@ -291,6 +291,7 @@ func mortals(h *house, ends domain.Time) []domain.Document {
 		&domain.Challenge{ID: domain.NewID[domain.ChallengeID](h.env), ExpiresAt: ends},
 		&domain.Notice{ID: domain.NewID[domain.NoticeID](h.env), ExpiresAt: ends},
 		&domain.Delivery{ID: domain.NewID[domain.DeliveryID](h.env), ExpiresAt: ends},
+		&domain.Pace{ID: string(domain.NewID[domain.EventID](h.env)), ExpiresAt: ends},
 		&domain.Once{ID: string(domain.NewID[domain.EventID](h.env)), ExpiresAt: ends},
 		&domain.BankAccess{ID: domain.AccessKey(domain.NewID[domain.EventID](h.env)), ExpiresAt: ends},
 	}

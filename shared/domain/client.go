@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Client is who asks for data: a wealth manager or an investment app, under contract with the operator.
@@ -127,18 +128,34 @@ const (
 )
 
 // APIKey lets a program act for a client. Only a hash of its secret is kept; the secret is shown once.
+//
+// The keys that follow one another by rotation are a line, named after the first. Within it each key is replaced once, so
+// that the line can be walked from its first key to its newest (ReplacedBy). A key of before there were lines has none
+// until it is rotated, and no end.
 type APIKey struct {
-	ID        KeyID     `json:"id"`
-	ClientID  ClientID  `json:"client_id"`
-	Role      Role      `json:"role"`
-	AdvisorID AdvisorID `json:"advisor_id,omitempty"` // with RoleAdvisor
-	Label     string    `json:"label,omitempty"`
-	State     KeyState  `json:"state"`
-	Hash      []byte    `json:"hash"`                // SHA-256 of the 256-bit secret
-	ExpiresAt Time      `json:"expires_at,omitzero"` // set while a rotation lets the old key live on
-	CreatedAt Time      `json:"created_at"`
-	UpdatedAt Time      `json:"updated_at"`
+	ID         KeyID     `json:"id"`
+	ClientID   ClientID  `json:"client_id"`
+	Role       Role      `json:"role"`
+	Admin      bool      `json:"admin,omitzero"`       // with RoleClient: may make, rotate and revoke keys
+	AdvisorID  AdvisorID `json:"advisor_id,omitempty"` // with RoleAdvisor
+	Label      string    `json:"label,omitempty"`
+	State      KeyState  `json:"state"`
+	Hash       []byte    `json:"hash"` // SHA-256 of the 256-bit secret
+	Line       KeyID     `json:"line,omitempty"`
+	ReplacedBy KeyID     `json:"replaced_by,omitempty"` // by a rotation: from then on it only reads
+	ExpiresAt  Time      `json:"expires_at,omitzero"`   // it opens nothing from then on
+	WarnAt     Time      `json:"warn_at,omitzero"`      // when its client is to be told of that; zero once it was
+	CreatedAt  Time      `json:"created_at"`
+	UpdatedAt  Time      `json:"updated_at"`
 }
+
+// Lives of keys: how long one opens where nothing else is said, how long at most, and how long before its end its client
+// is told. One that lives no longer than that has its client told of nothing.
+const (
+	KeyLife    = 365 * 24 * time.Hour
+	MaxKeyLife = 2 * KeyLife
+	KeyWarning = 30 * 24 * time.Hour
+)
 
 func (*APIKey) Kind() DocumentKind { return "api_key" }
 func (k *APIKey) Key() string      { return string(k.ID) }
@@ -163,14 +180,70 @@ func (k *APIKey) Move(to KeyState, at Time) error {
 	return nil
 }
 
-// NewAPIKey makes an active key and the token to show once: "sluis_" + key id + "_" + 43 characters of base64url.
+// NewAPIKey makes an active key that lives for KeyLife and begins a line, and the token to show once: "sluis_" + key id +
+// "_" + 43 characters of base64url.
 func NewAPIKey(e Env, client ClientID, role Role, advisor AdvisorID, label string) (*APIKey, Secret) {
 	secret := base64.RawURLEncoding.EncodeToString(e.Random(32))
 	hash := sha256.Sum256([]byte(secret))
 	now := e.Now()
 	k := &APIKey{ID: NewID[KeyID](e), ClientID: client, Role: role, AdvisorID: advisor, Label: label,
 		State: KeyActive, Hash: hash[:], CreatedAt: now, UpdatedAt: now}
+	k.Line = k.ID
+	k.Lasts(KeyLife)
 	return k, NewSecret([]byte("sluis_" + string(k.ID) + "_" + secret))
+}
+
+// Lasts sets the key's end, counted from when it was made, and when its client is to be told.
+func (k *APIKey) Lasts(life time.Duration) {
+	k.ExpiresAt, k.WarnAt = k.CreatedAt.Add(life), Time{}
+	if life > KeyWarning {
+		k.WarnAt = k.ExpiresAt.Add(-KeyWarning)
+	}
+}
+
+// First is the identifier of the first key of the line: its own, where there were no lines when it was made.
+func (k *APIKey) First() KeyID {
+	if k.Line == "" {
+		return k.ID
+	}
+	return k.Line
+}
+
+// Replaced says whether a rotation has put another key in this one's place, so that it only reads. Of a key of before
+// there were lines its end says so, as then only a rotation set one.
+func (k *APIKey) Replaced() bool {
+	return k.ReplacedBy != "" || k.Line == "" && !k.ExpiresAt.IsZero()
+}
+
+// Administers says whether the key may make, rotate and revoke keys. A client's key of before that was a right of its own
+// keeps it.
+func (k *APIKey) Administers() bool {
+	return k.Role == RoleClient && !k.Replaced() && (k.Admin || k.Line == "")
+}
+
+// Lives says whether the key opens anything.
+func (k *APIKey) Lives(now Time) bool {
+	return k.State == KeyActive && (k.ExpiresAt.IsZero() || now.Before(k.ExpiresAt))
+}
+
+// Replace puts fresh in the key's place: of the same role, rights and line. The key itself only reads from then on, and
+// ends after overlap, or before where its own end comes first.
+func (k *APIKey) Replace(fresh *APIKey, overlap time.Duration, now Time) error {
+	if k.State != KeyActive || k.Replaced() {
+		return &Error{Kind: Conflict, Code: "key_over",
+			Message: "this key was rotated or revoked already; rotate the newest one, or make a new key"}
+	}
+	fresh.Role, fresh.AdvisorID, fresh.Label, fresh.Admin = k.Role, k.AdvisorID, k.Label, k.Administers()
+	k.Line = k.First()
+	fresh.Line, k.ReplacedBy = k.Line, fresh.ID
+	if until := now.Add(overlap); k.ExpiresAt.IsZero() || until.Before(k.ExpiresAt) {
+		k.ExpiresAt = until
+	}
+	k.WarnAt, k.UpdatedAt = Time{}, now
+	if overlap > 0 {
+		return nil
+	}
+	return k.Move(KeyRevoked, now)
 }
 
 // SplitAPIKey takes a token apart; ok is false if it has not the shape of one.
@@ -191,7 +264,7 @@ func (k *APIKey) Matches(secret string) bool {
 
 // Opens says whether secret is this key's and the key is still good.
 func (k *APIKey) Opens(secret string, now Time) bool {
-	return k.Matches(secret) && k.State == KeyActive && (k.ExpiresAt.IsZero() || now.Before(k.ExpiresAt))
+	return k.Matches(secret) && k.Lives(now)
 }
 
 // Principal is who an authenticated API request acts for.
@@ -200,6 +273,8 @@ type Principal struct {
 	ClientID  ClientID
 	AdvisorID AdvisorID // with RoleAdvisor
 	KeyID     KeyID
+	Admin     bool // may administer keys
+	ReadOnly  bool // a key that was replaced
 }
 
 // Actor is the principal as the audit log names it.

@@ -289,7 +289,7 @@ func TestWhoSeesAConsent(t *testing.T) {
 	}
 	actors := map[Role]Actor{RoleClient: {ActorClient, "cli_1", "key_1"}, RoleAdvisor: {ActorAdvisor, "adv_1", "key_1"}, RoleReviewer: {ActorReviewer, "key_1", "key_1"}}
 	for role, want := range actors {
-		if got := (Principal{role, "cli_1", "adv_1", "key_1"}).Actor(); got != want {
+		if got := (Principal{Role: role, ClientID: "cli_1", AdvisorID: "adv_1", KeyID: "key_1"}).Actor(); got != want {
 			t.Errorf("%s acts as %+v", role, got)
 		}
 	}

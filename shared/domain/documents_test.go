@@ -2,6 +2,7 @@ package domain
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 )
 
@@ -14,6 +15,7 @@ func TestDocumentsNameThemselves(t *testing.T) {
 		kind  DocumentKind
 		field string // of the key
 	}{
+		{&Pace{ID: "k"}, "pace", "id"},
 		{&Client{ID: "k"}, "client", "id"}, {&Advisor{ID: "k"}, "advisor", "id"}, {&APIKey{ID: "k"}, "api_key", "id"},
 		{&Consent{ID: "k"}, "consent", "id"}, {&Connection{ID: "k"}, "connection", "id"},
 		{&Credential{ConnectionID: "k"}, "credential", "connection_id"}, {&DataKey{ConnectionID: "k"}, "data_key", "connection_id"},
@@ -58,8 +60,9 @@ func TestBindingsNameAllFour(t *testing.T) {
 	if got := c.Binding(); got != (Binding{"cli_1", "con_1", "conn_1", "comdirect"}) {
 		t.Errorf("%+v", got)
 	}
-	v := &Visit{InvestorRef: "inv-1"}
-	if v.Actor() != (Actor{Kind: ActorInvestor, ID: "inv-1"}) {
-		t.Errorf("%+v", v.Actor())
+	for _, v := range []*Visit{{InvestorRef: "anna-1"}, {InvestorRef: "anna-1", Pseudonym: "inv_x"}} {
+		if a := v.Actor(); a.Kind != ActorInvestor || !strings.HasPrefix(a.ID, "inv_") || strings.Contains(a.ID, "anna") {
+			t.Errorf("%+v", a)
+		}
 	}
 }

@@ -2,6 +2,7 @@ package domain
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/base32"
 	"encoding/binary"
 	"fmt"
@@ -63,6 +64,16 @@ func NewID[T identifier](e Env) T {
 	var raw [16]byte
 	binary.BigEndian.PutUint64(raw[:8], uint64(e.Now().UnixMilli())<<16)
 	copy(raw[6:], e.Random(10))
+	var id T
+	return T(id.prefix() + "_" + crockford.EncodeToString(raw[:]))
+}
+
+// DerivedID is the identifier that follows from a time and parts, so that whoever makes it twice makes the same.
+func DerivedID[T identifier](at Time, parts ...string) T {
+	var raw [16]byte
+	binary.BigEndian.PutUint64(raw[:8], uint64(at.UnixMilli())<<16)
+	sum := sha256.Sum256(Name(append([]string{"sluis/identifier/v1"}, parts...)...))
+	copy(raw[6:], sum[:])
 	var id T
 	return T(id.prefix() + "_" + crockford.EncodeToString(raw[:]))
 }

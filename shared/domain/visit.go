@@ -57,13 +57,27 @@ type Visit struct {
 	Sealings     int          `json:"sealings"` // what was sealed, and uses of the login that is held
 	CreatedAt    Time         `json:"created_at"`
 	ExpiresAt    Time         `json:"expires_at"`
+	Pseudonym    Pseudonym    `json:"-"` // of the investor: the door that lets them in gives it, as it holds the key
+}
+
+// Pseudonym is an investor in the audit log, under one consent: "inv_" and 22 characters that only the holder of the
+// pseudonym key can join with the client's reference. Entries outlive the consent and the client's list of investors, so
+// the reference itself stands in none.
+type Pseudonym string
+
+// Actor is the investor as the audit log names them.
+func (p Pseudonym) Actor() Actor {
+	if p == "" {
+		p = "inv_unknown" // nobody said who it is; never the reference
+	}
+	return Actor{Kind: ActorInvestor, ID: string(p)}
 }
 
 func (*Visit) Kind() DocumentKind { return "visit" }
 func (v *Visit) Key() string      { return v.Hash }
 
-// Actor is the visiting investor as the audit log names them: by the client's opaque reference, never by name.
-func (v *Visit) Actor() Actor { return Actor{Kind: ActorInvestor, ID: v.InvestorRef} }
+// Actor is the visiting investor as the audit log names them.
+func (v *Visit) Actor() Actor { return v.Pseudonym.Actor() }
 
 // HashToken is how links and visits are looked up without keeping their tokens: base64url of SHA-256. The tokens have
 // at least 128 random bits, so that a plain hash is enough.

@@ -13,7 +13,7 @@ type Notice struct {
 	Sequence     int64        `json:"sequence"` // 1, 2, 3 … of the connection
 	State        string       `json:"state,omitempty"`
 	Reason       Reason       `json:"reason,omitempty"`
-	Subject      string       `json:"subject,omitempty"` // the portfolio, session, erasure or endpoint it is about
+	Subject      string       `json:"subject,omitempty"` // the portfolio, session, erasure, endpoint or key it is about
 	CreatedAt    Time         `json:"created_at"`
 	ExpiresAt    Time         `json:"expires_at"`
 }
@@ -37,12 +37,13 @@ const (
 	NoticeErasureCompleted   NoticeType = "erasure.completed"
 	NoticeEndpointDisabled   NoticeType = "endpoint.disabled"
 	NoticeEndpointTest       NoticeType = "endpoint.test"
+	NoticeKeyExpiring        NoticeType = "key.expiring"
 )
 
 // NoticeTypes lists every type.
 var NoticeTypes = []NoticeType{NoticeConsentGranted, NoticeConsentRejected, NoticeConsentExpired, NoticeConsentRevoked,
 	NoticeConsentTerminated, NoticeConnectionActive, NoticeConnectionPaused, NoticeConnectionAwaiting,
-	NoticePortfolioUpdated, NoticeErasureCompleted, NoticeEndpointDisabled, NoticeEndpointTest}
+	NoticePortfolioUpdated, NoticeErasureCompleted, NoticeEndpointDisabled, NoticeEndpointTest, NoticeKeyExpiring}
 
 // Tell makes the next notice of a connection and asks for its delivery. The caller puts the connection.
 func Tell(e Env, tx Tx, c *Connection, t NoticeType, subject string) error {
@@ -51,13 +52,48 @@ func Tell(e Env, tx Tx, c *Connection, t NoticeType, subject string) error {
 	n := &Notice{ID: NewID[NoticeID](e), ClientID: c.ClientID, ConsentID: c.ConsentID, ConnectionID: c.ID,
 		Custodian: c.Custodian, InvestorRef: c.InvestorRef, Type: t, Sequence: c.Sequence, State: string(c.State),
 		Reason: c.Reason, Subject: subject, CreatedAt: now, ExpiresAt: now.Add(NoticeLife)}
+	return n.Raise(tx)
+}
+
+// NewNotice makes a notice that belongs to no connection, so that it has no sequence: about an endpoint or a key.
+func NewNotice(e Env, client ClientID, t NoticeType, subject, state string) *Notice {
+	now := e.Now()
+	return &Notice{ID: NewID[NoticeID](e), ClientID: client, Type: t, State: state, Subject: subject, CreatedAt: now, ExpiresAt: now.Add(NoticeLife)}
+}
+
+// Raise puts the notice and asks for its delivery.
+func (n *Notice) Raise(tx Tx) error {
 	if err := tx.Put(n); err != nil {
 		return err
 	}
 	return tx.Emit(Event{Topic: TopicNotice, Subject: n.Key(), Lane: string(n.ClientID)})
 }
 
-// Endpoint is where a client wants its webhooks.
+// toldAfterEnd are the facts about a consent that its client may still be told of once the consent has ended: that it has,
+// and that what was held under it is erased. Nothing else of what was read or done for the investor leaves then, whatever
+// waits for an endpoint that is slow (GDPR Article 7(3)). A client asks what became of the rest, and is told as much.
+var toldAfterEnd = map[NoticeType]bool{NoticeConsentRejected: true, NoticeConsentExpired: true, NoticeConsentRevoked: true,
+	NoticeConsentTerminated: true, NoticeErasureCompleted: true}
+
+// Withheld is why the notice must not be told any more, as its consent c stands now, or "". One that is about no consent
+// always may.
+func (n *Notice) Withheld(c *Consent, now Time) string {
+	switch {
+	case n.ConsentID == "" || toldAfterEnd[n.Type]:
+		return ""
+	case c.ID != n.ConsentID || c.State == "":
+		return "consent_unknown"
+	case c.State != ConsentValid && c.State != ConsentReceived:
+		return "consent_" + string(c.State)
+	case !now.Before(c.ExpiresAt):
+		return "consent_expired"
+	}
+	return ""
+}
+
+// Endpoint is where a client wants its webhooks. Anybody can name any address: until one has answered a test with 2xx,
+// nothing else is sent there, and what is to be told waits (DeliveryWaiting). An endpoint of before that was asked counts
+// as verified.
 type Endpoint struct {
 	ID           EndpointID    `json:"id"`
 	ClientID     ClientID      `json:"client_id"`
@@ -71,6 +107,11 @@ type Endpoint struct {
 	FailingSince Time          `json:"failing_since,omitzero"`
 	OpenAfter    Time          `json:"open_after,omitzero"` // the breaker: nothing is sent before then
 	Failures     int           `json:"failures"`            // in a row
+	GoneSince    Time          `json:"gone_since,omitzero"` // the first 410 of those in a row
+	Unverified   bool          `json:"unverified,omitzero"` // its address has not answered a test yet
+	VerifiedAt   Time          `json:"verified_at,omitzero"`
+	TestedAt     Time          `json:"tested_at,omitzero"`        // when a test was last asked for
+	Disabled     DisabledBy    `json:"disabled_reason,omitempty"` // while it is disabled
 	CreatedAt    Time          `json:"created_at"`
 	UpdatedAt    Time          `json:"updated_at"`
 }
@@ -86,6 +127,20 @@ func (e *Endpoint) Look(until, next Time) (due bool, event Event) {
 	e.RewrapAt = next
 	return true, Event{Topic: TopicDelivery, Subject: e.Key(), Lane: string(e.ClientID)}
 }
+
+// Names gives the endpoint an address, which is to be verified.
+func (e *Endpoint) Names(address string) {
+	e.URL, e.Unverified, e.VerifiedAt = address, true, Time{}
+}
+
+// DisabledBy is why an endpoint is disabled.
+type DisabledBy string
+
+const (
+	DisabledByClient DisabledBy = "client"
+	DisabledGone     DisabledBy = "gone"    // it answered 410 Gone, again and again
+	DisabledFailing  DisabledBy = "failing" // for five days
+)
 
 // EndpointState says whether webhooks are sent there.
 type EndpointState string
@@ -108,7 +163,7 @@ func (e *Endpoint) Move(to EndpointState, at Time) error {
 	if err := EndpointMoves.Check("endpoint", e.State, to); err != nil {
 		return err
 	}
-	e.State, e.UpdatedAt = to, at
+	e.State, e.UpdatedAt, e.Disabled = to, at, ""
 	return nil
 }
 
@@ -118,8 +173,10 @@ type Delivery struct {
 	NoticeID   NoticeID      `json:"notice_id"`
 	EndpointID EndpointID    `json:"endpoint_id"`
 	ClientID   ClientID      `json:"client_id"`
+	ConsentID  ConsentID     `json:"consent_id,omitempty"` // the notice's
 	Type       NoticeType    `json:"type"`
 	State      DeliveryState `json:"state"`
+	Reason     string        `json:"reason,omitempty"`   // of DeliveryCancelled
 	Attempts   []Attempt     `json:"attempts,omitempty"` // the newest MaxAttemptsKept
 	Tries      int           `json:"tries"`              // of this run; a replay begins anew
 	NextAt     Time          `json:"next_at,omitzero"`
@@ -146,15 +203,17 @@ type Attempt struct {
 type DeliveryState string
 
 const (
+	DeliveryWaiting   DeliveryState = "waiting" // for the endpoint's address to be verified: no event is on its way
 	DeliveryPending   DeliveryState = "pending"
 	DeliveryDelivered DeliveryState = "delivered"
 	DeliveryFailed    DeliveryState = "failed"    // every retry was used
-	DeliveryCancelled DeliveryState = "cancelled" // the endpoint was removed or disabled
+	DeliveryCancelled DeliveryState = "cancelled" // the endpoint was removed or disabled, or the consent ended
 )
 
 // DeliveryMoves is the law of DeliveryState. A replay makes any ended delivery pending again.
 var DeliveryMoves = Moves[DeliveryState]{
-	DeliveryPending:   {DeliveryDelivered, DeliveryFailed, DeliveryCancelled},
+	DeliveryWaiting:   {DeliveryPending, DeliveryCancelled},
+	DeliveryPending:   {DeliveryWaiting, DeliveryDelivered, DeliveryFailed, DeliveryCancelled},
 	DeliveryDelivered: {DeliveryPending},
 	DeliveryFailed:    {DeliveryPending},
 	DeliveryCancelled: {DeliveryPending},
@@ -165,6 +224,16 @@ func (d *Delivery) Move(to DeliveryState, at Time) error {
 	if err := DeliveryMoves.Check("delivery", d.State, to); err != nil {
 		return err
 	}
-	d.State, d.UpdatedAt = to, at
+	d.State, d.UpdatedAt, d.Reason = to, at, ""
 	return nil
 }
+
+// Pace counts what was sent within one minute to one place that has not shown yet that it wants it.
+type Pace struct {
+	ID        string `json:"id"`
+	Count     int    `json:"count"`
+	ExpiresAt Time   `json:"expires_at"`
+}
+
+func (*Pace) Kind() DocumentKind { return "pace" }
+func (p *Pace) Key() string      { return p.ID }

@@ -60,6 +60,14 @@ func (d *Door) Commitment(r *http.Request) string {
 	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil)[:16])
 }
 
+// Pseudonym is the investor that a client calls ref, as the audit log names them under a consent: the first 128 bits of an
+// HMAC-SHA256 that only the holder of the salt can make. Under another consent they have another one.
+func (d *Door) Pseudonym(client domain.ClientID, consent domain.ConsentID, ref string) domain.Pseudonym {
+	mac := hmac.New(sha256.New, d.Salt.Reveal())
+	mac.Write(domain.Name("sluis/investor/v1", string(client), string(consent), ref))
+	return domain.Pseudonym("inv_" + base64.RawURLEncoding.EncodeToString(mac.Sum(nil)[:16]))
+}
+
 // lookUp runs look, which looks for the key or the visit that the caller presents. A guess, that is one that is not
 // there, counts against the caller's network address; who has guessed too often is refused before the next look.
 func (d *Door) lookUp(r *http.Request, look func() error) error {

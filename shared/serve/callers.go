@@ -225,7 +225,7 @@ func Lazy[C any](open func(context.Context) (C, error), wire func(C) (Face, erro
 		}
 		opened, err := wire(*home)
 		if err == nil {
-			face = paced(unchained(opened))
+			face = overTLS(true, paced(unchained(opened)))
 		}
 		return face, err
 	}
@@ -236,6 +236,7 @@ func Lazy[C any](open func(context.Context) (C, error), wire func(C) (Face, erro
 		if err != nil {
 			slog.ErrorContext(r.Context(), "the function does not open", "error", err)
 			secure(w.Header())
+			w.Header().Set("Strict-Transport-Security", "max-age=63072000; includeSubDomains")
 			WriteProblem(w, &domain.Error{Kind: domain.Unavailable, Code: "starting", Message: "try again", RetryAfter: time.Second})
 			return
 		}

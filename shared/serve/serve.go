@@ -37,6 +37,7 @@ type Door struct {
 	Salt    domain.Secret // keys the commitments to network addresses in the audit log
 	Proxies int           // how many trusted proxies stand before us and append to X-Forwarded-For
 	Log     *slog.Logger  // nil means slog.Default
+	looks   looks
 }
 
 // NewDoor makes the door of a deployed function, with the usual pace for each caller.
@@ -74,8 +75,8 @@ func (d *Door) API(mux *http.ServeMux, pattern string, roles []domain.Role, fn E
 		if err != nil {
 			return Answer{}, err
 		}
-		if !slices.Contains(roles, principal.Role) {
-			return Answer{}, d.refuseRole(r, principal)
+		if err := d.may(r, principal, roles); err != nil {
+			return Answer{}, err
 		}
 		c, err := d.call(w, r)
 		if err != nil {
@@ -86,9 +87,37 @@ func (d *Door) API(mux *http.ServeMux, pattern string, roles []domain.Role, fn E
 	}))
 }
 
-// refuseRole refuses what a key's role may not do.
-func (d *Door) refuseRole(r *http.Request, p domain.Principal) error {
-	refusal := &domain.Error{Kind: domain.Forbidden, Code: "role_forbidden", Message: "this key's role may not do this; use a key with another role"}
+// KeyAPI is API for what changes keys: for a client's keys that may administer them, and for any key about itself.
+func (d *Door) KeyAPI(mux *http.ServeMux, pattern string, fn Endpoint) {
+	d.API(mux, pattern, []domain.Role{domain.RoleClient}, func(ctx context.Context, c *Call) (Answer, error) {
+		self := c.Request.Method == http.MethodDelete && c.Request.PathValue("key") == string(c.Principal.KeyID)
+		if !c.Principal.Admin && !self {
+			return Answer{}, d.Refuse(c, c.Request.Pattern, errKeyRight)
+		}
+		return fn(ctx, c)
+	})
+}
+
+var (
+	errRole = &domain.Error{Kind: domain.Forbidden, Code: "role_forbidden", Message: "this key's role may not do this; use a key with another role"}
+
+	errKeyRight = &domain.Error{Kind: domain.Forbidden, Code: "key_administration",
+		Message: "this key may not administer keys; use one with admin, or ask your operator"}
+
+	errReplaced = &domain.Error{Kind: domain.Forbidden, Code: "key_replaced",
+		Message: "this key was rotated and only reads until it ends; use the new one"}
+)
+
+// may refuses what a key's role may not do, and what a key that was replaced may not do any more.
+func (d *Door) may(r *http.Request, p domain.Principal, roles []domain.Role) error {
+	refusal := errRole
+	switch reads := r.Method == http.MethodGet || r.Method == http.MethodHead; {
+	case !slices.Contains(roles, p.Role):
+	case p.ReadOnly && !reads:
+		refusal = errReplaced
+	default:
+		return nil
+	}
 	return d.Refuse(&Call{Principal: p, Request: r, Origin: d.Commitment(r)}, r.Pattern, refusal)
 }
 
@@ -321,7 +350,8 @@ func (d *Door) authenticate(w http.ResponseWriter, r *http.Request) (domain.Prin
 		}
 		return nil
 	})
-	p := domain.Principal{Role: key.Role, ClientID: key.ClientID, AdvisorID: key.AdvisorID, KeyID: key.ID}
+	p := domain.Principal{Role: key.Role, ClientID: key.ClientID, AdvisorID: key.AdvisorID, KeyID: key.ID,
+		Admin: key.Administers(), ReadOnly: key.Replaced()}
 	if errors.Is(err, errKey) && key.Matches(secret) {
 		err = d.Refuse(&Call{Principal: p, Request: r, Origin: d.Commitment(r)}, r.Pattern, errKey)
 	}

@@ -12,7 +12,7 @@ import (
 // NewServer is an HTTP server with bounds on every phase of a request. A handler that streams moves the bound on its
 // writing by itself. What net/http would log by itself is dropped: it may quote a request or a panic.
 func NewServer(h http.Handler) *http.Server {
-	return &http.Server{Handler: paced(unchained(h)), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second,
+	return &http.Server{Handler: overTLS(false, paced(unchained(h))), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second,
 		WriteTimeout: 2 * time.Minute, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: log.New(io.Discard, "", 0)}
 }
 
@@ -23,6 +23,17 @@ func unchained(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if len(r.TransferEncoding) > 0 {
 			w.Header().Set("Connection", "close")
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// overTLS tells browsers to come over TLS only, whatever they get (RFC 6797): where always is set, as the front door speaks
+// nothing else, or the request came so.
+func overTLS(always bool, h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if always || r.TLS != nil {
+			w.Header().Set("Strict-Transport-Security", "max-age=63072000; includeSubDomains")
 		}
 		h.ServeHTTP(w, r)
 	})

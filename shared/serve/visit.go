@@ -42,6 +42,7 @@ func (d *Door) Visiting(r *http.Request) (*domain.Visit, error) {
 	if err != nil {
 		return nil, err
 	}
+	v.Pseudonym = d.Pseudonym(v.ClientID, v.ConsentID, v.InvestorRef)
 	return v, nil
 }
 

@@ -14,7 +14,8 @@ var delays = [...]time.Duration{5 * time.Second, 5 * time.Minute, 30 * time.Minu
 // Tries is how often a delivery is tried at most before it has failed.
 const Tries = len(delays) + 1
 
-// MaxRetryAfter bounds what an endpoint may ask for with Retry-After.
+// MaxRetryAfter bounds what an endpoint may ask for with Retry-After, for what it answered. Everything else waits for no
+// longer than the breaker lets it: one hint of one server behind an address says little of all.
 const MaxRetryAfter = 24 * time.Hour
 
 // Bounds of the breaker and of patience.
@@ -23,6 +24,7 @@ const (
 	breakerFirst = time.Minute // how long it is open at first; each further failure doubles it
 	breakerMost  = time.Hour
 	patience     = 5 * 24 * time.Hour // of failure without one success, then an endpoint is disabled
+	goneFor      = time.Hour          // after a first 410 Gone: another one then is believed
 )
 
 // Delay is how long to wait after so many failed tries, spread by 15 % either way so that what failed together does
@@ -53,7 +55,7 @@ func AfterBreaker(e domain.Env, ep *domain.Endpoint) domain.Time {
 
 // Succeeded closes the breaker.
 func Succeeded(ep *domain.Endpoint) {
-	ep.Failures, ep.FailingSince, ep.OpenAfter = 0, domain.Time{}, domain.Time{}
+	ep.Failures, ep.FailingSince, ep.OpenAfter, ep.GoneSince = 0, domain.Time{}, domain.Time{}, domain.Time{}
 }
 
 // Failed counts a failure against the endpoint and opens the breaker when there were enough in a row. What was on its
@@ -68,15 +70,33 @@ func Failed(ep *domain.Endpoint, r Result, now domain.Time) {
 			ep.OpenAfter = now.Add(min(breakerFirst<<min(over, 6), breakerMost))
 		}
 	}
+	switch {
+	case !r.Gone():
+		ep.GoneSince = domain.Time{}
+	case ep.GoneSince.IsZero():
+		ep.GoneSince = now
+	}
+	wait := time.Duration(0)
 	if r.Busy() {
-		if until := now.Add(min(r.RetryAfter, MaxRetryAfter)); until.After(ep.OpenAfter) {
-			ep.OpenAfter = until
-		}
+		wait = min(r.RetryAfter, breakerMost)
+	}
+	if r.Gone() {
+		wait = goneFor
+	}
+	if until := now.Add(wait); wait > 0 && until.After(ep.OpenAfter) {
+		ep.OpenAfter = until
 	}
 }
 
-// GivenUp says whether an endpoint has failed for so long that it is to be disabled: five days without one success,
-// seen by at least as many failures as open the breaker.
-func GivenUp(ep *domain.Endpoint, now domain.Time) bool {
-	return ep.Failures >= breakerFrom && now.Sub(ep.FailingSince) >= patience
+// GivenUp is why an endpoint is to be disabled, or "": it said 410 Gone, and nothing else for an hour after that, as one
+// such answer may be a deployment's mistake; or it has failed for five days without one success, seen by at least as many
+// failures as open the breaker.
+func GivenUp(ep *domain.Endpoint, now domain.Time) domain.DisabledBy {
+	switch {
+	case !ep.GoneSince.IsZero() && now.Sub(ep.GoneSince) >= goneFor:
+		return domain.DisabledGone
+	case ep.Failures >= breakerFrom && now.Sub(ep.FailingSince) >= patience:
+		return domain.DisabledFailing
+	}
+	return ""
 }

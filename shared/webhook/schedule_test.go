@@ -80,7 +80,8 @@ func TestBusyEndpointMakesEverybodyWait(t *testing.T) {
 	}{
 		"429":              {429, time.Minute, time.Minute},
 		"503":              {503, time.Hour, time.Hour},
-		"capped":           {503, 1000 * time.Hour, 24 * time.Hour},
+		"capped":           {503, 1000 * time.Hour, time.Hour},
+		"410":              {410, 0, time.Hour},
 		"500 is about one": {500, time.Hour, 0},
 		"not said":         {429, 0, 0},
 	} {
@@ -117,17 +118,30 @@ func TestGivenUp(t *testing.T) {
 	for name, c := range map[string]struct {
 		failures int
 		since    time.Duration
-		want     bool
+		gone     time.Duration // since the first 410; 0 without one
+		want     domain.DisabledBy
 	}{
-		"five days":             {5, 120 * time.Hour, true},
-		"not yet":               {99, 120*time.Hour - time.Millisecond, false},
-		"too few were observed": {4, 500 * time.Hour, false},
+		"five days":             {5, 120 * time.Hour, 0, domain.DisabledFailing},
+		"not yet":               {99, 120*time.Hour - time.Millisecond, 0, ""},
+		"too few were observed": {4, 500 * time.Hour, 0, ""},
+		"one 410":               {1, time.Millisecond, time.Millisecond, ""},
+		"many at once":          {9, time.Minute, time.Minute, ""},
+		"again an hour later":   {2, time.Hour, time.Hour, domain.DisabledGone},
+		"never failed":          {},
 	} {
-		if got := GivenUp(&domain.Endpoint{Failures: c.failures, FailingSince: now.Add(-c.since)}, now); got != c.want {
-			t.Errorf("%s: %v", name, got)
+		ep := &domain.Endpoint{Failures: c.failures, FailingSince: now.Add(-c.since)}
+		if c.gone > 0 {
+			ep.GoneSince = now.Add(-c.gone)
+		}
+		if got := GivenUp(ep, now); got != c.want {
+			t.Errorf("%s: %q", name, got)
 		}
 	}
-	if GivenUp(&domain.Endpoint{}, now) {
-		t.Error("an endpoint that never failed was given up")
+	ep := &domain.Endpoint{}
+	for _, code := range []int{410, 500} { // something else in between: it is there
+		Failed(ep, Result{Attempt: domain.Attempt{Status: code, Failure: FailureStatus}}, now)
+	}
+	if !ep.GoneSince.IsZero() {
+		t.Error("the 410 before counts still")
 	}
 }

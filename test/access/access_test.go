@@ -225,6 +225,9 @@ func (w *world) people(t *tenant) {
 	}
 	key("reviewer", `{"role": "reviewer"}`)
 	t.ids["key"] = key("spare", `{"role": "reviewer"}`).ID
+	key("plain", `{"role": "client"}`)
+	old := key("replaced", `{"role": "client", "admin": true}`)
+	w.ask(api(t.place.Token, "POST", "/v1/keys/"+old.ID+"/rotate", `{"overlap_hours": 168}`), nil)
 	over := key("expired", `{"role": "client"}`)
 	w.ask(api(t.place.Token, "POST", "/v1/keys/"+over.ID+"/rotate", `{"overlap_hours": 1}`), nil)
 	over = key("revoked", `{"role": "client"}`)

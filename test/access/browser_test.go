@@ -362,7 +362,7 @@ func TestReturnAddresses(t *testing.T) {
 	w := open(t)
 	c, err := consent.AddClient(t.Context(), w.Home, w.Home.Env, "Returning", consent.Terms{ReturnOrigins: []string{origin}})
 	must(t, err)
-	_, token, err := consent.IssueKey(t.Context(), w.Home, w.Home.Env, c.ID, domain.RoleClient, "", "")
+	_, token, err := consent.IssueKey(t.Context(), w.Home, w.Home.Env, c.ID, consent.KeyTerms{Role: domain.RoleClient})
 	must(t, err)
 	for _, address := range returnTricks(origin) {
 		body, err := json.Marshal(map[string]any{"investor_ref": "inv-9", "purpose": map[string]string{"code": "tax"}, "products": []string{"cash"}, "return_url": address})

@@ -84,7 +84,7 @@ func TestKeysEndAtOnce(t *testing.T) {
 	p.both(token, 401)
 
 	id, token = issue("reviewer", "")
-	p.first.WithStore(t, func(b *home.Backend) { must(t, consent.RevokeKey(t.Context(), b, b.Env, domain.KeyID(id))) })
+	p.first.WithStore(t, func(b *home.Backend) { must(t, consent.RevokeKey(t.Context(), b, b.Env, domain.KeyID(id), false)) })
 	p.both(token, 401)
 
 	id, token = issue("client", "")

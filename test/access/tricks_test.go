@@ -216,7 +216,7 @@ func TestHeaders(t *testing.T) {
 	m := newMatrix(t)
 	want := map[string]string{"Content-Security-Policy": "frame-ancestors 'none'", "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store",
 		"Cross-Origin-Resource-Policy": "same-origin"}
-	pages := map[string]string{"X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer", "Cross-Origin-Opener-Policy": "same-origin"}
+	pages := map[string]string{"X-Frame-Options": "DENY", "Referrer-Policy": "same-origin", "Cross-Origin-Opener-Policy": "same-origin"}
 	check := func(r request) {
 		t.Helper()
 		a := m.raw(r)

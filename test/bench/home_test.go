@@ -163,7 +163,7 @@ func (h *house) join(tb testing.TB) {
 	ctx := context.Background()
 	c, err := consent.AddClient(ctx, h.home, h.home.Env, "Bench Wealth", consent.Terms{})
 	must(tb, err)
-	_, token, err := consent.IssueKey(ctx, h.home, h.home.Env, c.ID, domain.RoleClient, "", "bench")
+	_, token, err := consent.IssueKey(ctx, h.home, h.home.Env, c.ID, consent.KeyTerms{Role: domain.RoleClient, Label: "bench"})
 	must(tb, err)
 	h.Token = string(token.Reveal())
 	var made struct{ ID, Secret string }

@@ -251,6 +251,7 @@ func (p *person) see(what, selector string) {
 func (p *person) click(selector string) {
 	p.t.Helper()
 	p.await(selector, selector)
+	act(p, "waiting until "+selector+" can be pressed", chromedp.Poll[bool](fmt.Sprintf("document.querySelector(%q)?.disabled !== true", selector)))
 	act(p, "clicking "+selector, chromedp.Click(chromedp.CSS(selector)))
 }
 

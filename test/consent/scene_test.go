@@ -95,7 +95,7 @@ func (s *scene) hire(name string) *advisor {
 }
 
 func (s *scene) key(client domain.ClientID, role domain.Role, id domain.AdvisorID) string {
-	_, token, err := consent.IssueKey(s.t.Context(), s.Home, s.Home.Env, client, role, id, "test")
+	_, token, err := consent.IssueKey(s.t.Context(), s.Home, s.Home.Env, client, consent.KeyTerms{Role: role, AdvisorID: id, Label: "test"})
 	must(s.t, err)
 	return string(token.Reveal())
 }
@@ -218,7 +218,7 @@ var listed = map[domain.DocumentKind]struct{ index, of string }{
 	"portfolio": {"portfolios_by_connection", "connection"}, "part": {"parts_by_connection", "connection"},
 	"link": {"expired_links", ""}, "visit": {"expired_visits", ""}, "session": {"expired_sessions", ""},
 	"challenge": {"expired_challenges", ""}, "notice": {"expired_notices", ""}, "delivery": {"expired_deliveries", ""},
-	"endpoint": {"endpoints_by_client", "client"}, "once": {"expired_once", ""},
+	"endpoint": {"endpoints_by_client", "client"}, "once": {"expired_once", ""}, "pace": {"expired_paces", ""}, "bank_access": {"expired_bank_accesses", ""},
 	"erasure": {"erasures_by_connection", "connection"},
 }
 

@@ -122,7 +122,7 @@ func build(t *testing.T) *house {
 
 func (h *house) key(role domain.Role) string {
 	h.t.Helper()
-	_, token, err := consent.IssueKey(h.t.Context(), h.store, h.env, h.client.ID, role, "", "")
+	_, token, err := consent.IssueKey(h.t.Context(), h.store, h.env, h.client.ID, consent.KeyTerms{Role: role})
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -224,8 +224,12 @@ func (h *house) account() {
 	h.call(201, "POST", "/v1/keys", `{"role":"reviewer"}`)
 	h.call(201, "POST", "/v1/keys/{key}/rotate", `{"overlap_hours":1}`)
 	h.call(200, "GET", "/v1/keys", "")
-	h.call(204, "DELETE", "/v1/keys/{key}", "")
+	h.request(204, "DELETE", "/v1/keys/{key}", "/v1/keys/"+h.path["key"]+"?line=true", "")
 	h.path["endpoint"] = h.call(201, "POST", "/v1/endpoints", `{"url":"http://127.0.0.1:9/hook"}`)["id"].(string)
+	ep := &domain.Endpoint{ID: domain.EndpointID(h.path["endpoint"])}
+	h.get(ep)
+	ep.Unverified = false // it has answered
+	h.put(ep)
 }
 
 // ask makes a consent with everything set, lets the investor in and has them grant it.
@@ -367,6 +371,7 @@ func (h *house) webhooks() {
 	h.put(delivery)
 	h.path["delivery"] = string(delivery.ID)
 	h.call(200, "GET", "/v1/deliveries/{delivery}", "")
+	h.call(200, "POST", "/v1/replays", `{"delivery_id":"`+string(delivery.ID)+`","state":"undelivered","dry_run":true}`)
 	h.call(202, "POST", "/v1/replays", `{"delivery_id":"`+string(delivery.ID)+`"}`)
 	h.call(200, "PATCH", "/v1/endpoints/{endpoint}", `{"types":["portfolio.updated"],"state":"disabled"}`)
 	h.call(204, "DELETE", "/v1/endpoints/{endpoint}", "")

@@ -145,9 +145,12 @@ func TestWebhooks(t *testing.T) {
 	c := checker(t)
 	for _, kind := range domain.NoticeTypes {
 		n := &domain.Notice{ID: domain.NewID[domain.NoticeID](env), ClientID: domain.NewID[domain.ClientID](env), Type: kind, CreatedAt: env.Now()}
-		if strings.HasPrefix(string(kind), "endpoint.") {
+		switch what, _, _ := strings.Cut(string(kind), "."); what {
+		case "endpoint":
 			n.State, n.Subject = string(domain.EndpointEnabled), string(domain.NewID[domain.EndpointID](env))
-		} else {
+		case "key":
+			n.State, n.Subject = string(domain.KeyActive), string(domain.NewID[domain.KeyID](env))
+		default:
 			n.ConsentID, n.ConnectionID, n.Custodian = origin.ConsentID, domain.NewID[domain.ConnectionID](env), "comdirect"
 			n.InvestorRef, n.Sequence, n.State = "inv-1", 7, string(domain.ConnectionPaused)
 			n.Reason, n.Subject = domain.ReasonSCARequired, string(domain.NewID[domain.SessionID](env))

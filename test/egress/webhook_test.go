@@ -302,12 +302,23 @@ func TestTricksAtTheHouse(t *testing.T) {
 // moved writes the endpoint's address into the store, past the API.
 func (h *house) moved(t *testing.T, url string) {
 	t.Helper()
+	h.change(t, func(ep *domain.Endpoint) { ep.URL = url })
+}
+
+// verified lets the endpoint's address count as one that has answered.
+func (h *house) verified(t *testing.T) {
+	t.Helper()
+	h.change(t, func(ep *domain.Endpoint) { ep.Unverified = false })
+}
+
+func (h *house) change(t *testing.T, fn func(*domain.Endpoint)) {
+	t.Helper()
 	must(t, h.Home.Commit(t.Context(), func(tx domain.Tx) error {
 		ep := &domain.Endpoint{ID: h.endpoint.ID}
 		if err := tx.Get(ep); err != nil {
 			return err
 		}
-		ep.URL = url
+		fn(ep)
 		actor := domain.Actor{Kind: domain.ActorOperator, ID: "test"}
 		return errors.Join(tx.Put(ep), tx.Record(domain.Note(h.Home.Env, "test", "endpoint.moved", actor, ep.ClientID, ep.Key(), nil)))
 	}))
@@ -322,6 +333,7 @@ func TestNameThatMovedInside(t *testing.T) {
 		dns.say("moved.example.com", []string{"8.8.8.8"})
 		must(t, h.Call(t.Context(), http.MethodPatch, "/v1/endpoints/"+string(h.endpoint.ID), map[string]string{"url": "https://moved.example.com/hook"}, nil))
 		dns.say("moved.example.com", a...)
+		h.verified(t)
 		if failure := h.send(t); failure != webhook.FailureAddress {
 			t.Errorf("%s: failed by %q", name, failure)
 		}

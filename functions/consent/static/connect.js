@@ -1,7 +1,7 @@
 // The login form. What is typed is sealed here and leaves the page only sealed: the inputs have no name, the form has
 // no address, and the values are cleared as soon as they are sealed.
 import { seal } from "./seal.js";
-import { Problem, busy, call, explain, focus, go, keyFor, known, word } from "./page.js";
+import { Problem, busy, call, explain, focus, go, keyFor, known, ready, word } from "./page.js";
 
 const form = document.getElementById("login");
 const again = document.getElementById("again");
@@ -123,3 +123,4 @@ again?.addEventListener("click", () => {
 addEventListener("pageshow", (event) => {
 	if (event.persisted) location.reload();
 });
+ready();

@@ -81,6 +81,13 @@ export function focus(element) {
 	element.focus({ preventScroll: false });
 }
 
+// ready is the last thing that a page's script does: only then can be pressed what needs it, and the hint goes that the page
+// shows where a script is late or blocked.
+export function ready() {
+	document.getElementById("late")?.remove();
+	for (const button of document.querySelectorAll("[data-script]")) button.disabled = false;
+}
+
 // busy locks a region while something is under way, so that nothing is sent twice.
 export function busy(region, yes) {
 	region.setAttribute("aria-busy", String(yes));

@@ -1,7 +1,7 @@
 // The confirmation at the bank: follows the session live and shows what the bank asks. The code is sealed here before
 // it is sent. The server's state decides what is on the page; this script only draws it.
 import { seal } from "./seal.js";
-import { Problem, busy, call, explain, focus, go, keyFor, known, term, word } from "./page.js";
+import { Problem, busy, call, explain, focus, go, keyFor, known, ready, term, word } from "./page.js";
 
 const at = (id) => document.getElementById(id);
 const stages = { wait: at("wait"), select: at("select"), code: at("code"), decoupled: at("decoupled") };
@@ -263,6 +263,7 @@ async function ask() {
 	if (!left) timer = setTimeout(ask, 1000 * Math.max(decoupled ? challenge.poll_seconds || 3 : 2, 2));
 }
 
+ready();
 if (!(await refresh()) && !left) say(word("problem.offline"), "bad");
 if (!left) {
 	if (globalThis.EventSource) openLive();

@@ -43,7 +43,7 @@ func (p *Place) Join(ctx context.Context, s domain.Store, env domain.Env, terms 
 	if err != nil {
 		return err
 	}
-	_, token, err := consent.IssueKey(ctx, s, env, c.ID, domain.RoleClient, "", "demo")
+	_, token, err := consent.IssueKey(ctx, s, env, c.ID, consent.KeyTerms{Role: domain.RoleClient, Label: "demo"})
 	if err != nil {
 		return err
 	}
