@@ -40,6 +40,12 @@ locals {
     f.function != "consent" ? {} : {
       SLUIS_CUSTODIANS = join(",", keys(local.custodians))
       SLUIS_PAGES_URL  = "https://${var.domains.pages}"
+
+      SLUIS_OPERATOR_NAME      = var.operator.name
+      SLUIS_OPERATOR_AUTHORITY = var.operator.authority
+      SLUIS_OPERATOR_LICENCE   = var.operator.licence
+      SLUIS_OPERATOR_PRIVACY   = var.operator.privacy
+      SLUIS_OPERATOR_CONTACT   = var.operator.contact
     },
     f.function != "portfolio" || var.refresh_interval == "" ? {} : { SLUIS_REFRESH_INTERVAL = var.refresh_interval },
     !contains(["deliver", "endpoints"], f.function) || length(var.webhooks_allow) == 0 ? {} : { SLUIS_WEBHOOKS_ALLOW = join(",", sort(var.webhooks_allow)) },

@@ -77,6 +77,24 @@ variable "domains" {
   }
 }
 
+variable "operator" {
+  description = "Who runs this, as investors are told on every page: the company, the authority that supervises it and its number there, the address of its privacy notice, and an e-mail address or a page where it can be reached. The consent function does not start without."
+  type        = object({ name = string, authority = string, licence = string, privacy = string, contact = string })
+
+  validation {
+    condition     = alltrue([for text in [var.operator.name, var.operator.authority, var.operator.licence] : trimspace(text) == text && length(text) >= 1 && length(text) <= 120])
+    error_message = "Name, authority and licence are one line each, of 1 to 120 characters."
+  }
+  validation {
+    condition     = can(regex("^https://[^/@\\s]+(/\\S*)?$", var.operator.privacy)) && length(var.operator.privacy) <= 300
+    error_message = "The privacy notice has an https address."
+  }
+  validation {
+    condition     = can(regex("^(https://[^/@\\s]+(/\\S*)?|[^@\\s]+@[^@\\s]+)$", var.operator.contact)) && length(var.operator.contact) <= 254
+    error_message = "Contact is an e-mail address, or a page with an https address."
+  }
+}
+
 variable "sources" {
   description = "Each staged folder (`go run ./test/stage DIR`) and the SHA-256 of its zip, which lies at gs://BUCKET/functions/FOLDER-SHA256.zip. Empty at the first apply, before there is a bucket to upload to: then everything is made but the functions."
   type        = map(string)

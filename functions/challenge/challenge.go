@@ -60,6 +60,7 @@ type SessionState struct {
 	State   domain.SessionState `json:"state"`
 	Reason  domain.Reason       `json:"reason,omitempty"`
 	Records int                 `json:"records"`
+	Cleared bool                `json:"cleared,omitzero"` // the bank has taken the confirmation: what comes is the reading
 }
 
 // ChallengeState is the part of a State about the bank's question.
@@ -105,6 +106,7 @@ type standing struct {
 	connection domain.Connection
 	canRetry   bool
 	session    *domain.Session   // nil where there is none, or the consent is over
+	cleared    bool              // the bank has taken the confirmation
 	challenge  *domain.Challenge // nil where none is open
 	display    domain.Display    // of the challenge
 }
@@ -140,7 +142,10 @@ func (s *Service) look(ctx context.Context, id domain.ConnectionID, before *stan
 	switch shown, err := s.mayShow(ctx, conn, challenge); {
 	case err != nil:
 		return nil, err
-	case !shown || challenge.State == "" || domain.SCAMoves.Final(challenge.State):
+	case !shown || challenge.State == "":
+		return out, nil
+	case domain.SCAMoves.Final(challenge.State):
+		out.cleared = challenge.State == domain.SCAVerified || challenge.State == domain.SCAExempt
 		return out, nil
 	}
 	out.challenge = challenge
@@ -179,7 +184,7 @@ func (at *standing) state(now domain.Time) *State {
 	conn, challenge, display := &at.connection, at.challenge, &at.display
 	out := &State{Connection: conn.State, Reason: conn.Reason, Page: page(conn.State), CanRetry: at.canRetry, Now: now}
 	if at.session != nil {
-		out.Session = &SessionState{ID: at.session.ID, State: at.session.State, Reason: at.session.Reason, Records: at.session.Records}
+		out.Session = &SessionState{ID: at.session.ID, State: at.session.State, Reason: at.session.Reason, Records: at.session.Records, Cleared: at.cleared}
 	}
 	if challenge == nil {
 		return out

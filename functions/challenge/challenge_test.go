@@ -73,7 +73,11 @@ func TestStateOfChallenge(t *testing.T) {
 			h := build(t)
 			h.challenge.State, h.challenge.PollSeconds = state, 5
 			h.put(h.challenge)
-			c := h.state().Challenge
+			s := h.state()
+			c := s.Challenge
+			if passed := state == domain.SCAVerified || state == domain.SCAExempt; s.Session.Cleared != passed {
+				t.Errorf("cleared is %t", s.Session.Cleared)
+			}
 			if domain.SCAMoves.Final(state) {
 				if c != nil {
 					t.Errorf("a question that is over is shown: %+v", c)

@@ -11,7 +11,8 @@ import (
 func init() {
 	functions.HTTP("Consent", serve.Lazy(gcp.At(schemas.FS), func(c *gcp.Cloud) (serve.Face, error) {
 		s := &Service{Store: c.Backend, Env: c.Env, Door: serve.NewDoor(c.Backend, c.Env, c.Held["pseudonym"], gcp.Proxies),
-			Custodians: c.Custodians(), LinkKey: c.Held["link"], Inner: gcp.Public(c.KMS, "inner"), PagesURL: gcp.Setting("SLUIS_PAGES_URL")}
-		return serve.Mux(s.Routes, s.Pages), nil
+			Custodians: c.Custodians(), LinkKey: c.Held["link"], Inner: gcp.Public(c.KMS, "inner"), PagesURL: gcp.Setting("SLUIS_PAGES_URL"),
+			Company: CompanyFrom(gcp.Setting)}
+		return serve.Mux(s.Routes, s.Pages), s.Company.Check()
 	}))
 }

@@ -14,6 +14,7 @@ type View struct {
 	Consent         domain.Consent
 	Connection      domain.Connection
 	ClientName      string
+	Logo            brand
 	Advisors        []string               // names of those who may read: removed ones are left out
 	Custodians      []domain.Custodian     // offered: the consent's choice as far as it is available here, or all
 	Custodian       *domain.Custodian      // chosen; nil before the grant, or where it is no longer available here
@@ -262,7 +263,7 @@ func (s *Service) view(ctx context.Context, c *domain.Consent) (View, error) {
 	if err := s.Store.Get(ctx, client, &v.Connection); err != nil {
 		return View{}, fmt.Errorf("reading client and connection: %w", err)
 	}
-	v.ClientName = client.Name
+	v.ClientName, v.Logo = client.Name, brandOf(client)
 	if err := s.Store.Get(ctx, held); err != nil && domain.KindOf(err) != domain.NotFound {
 		return View{}, fmt.Errorf("reading credential: %w", err)
 	}

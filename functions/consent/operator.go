@@ -2,6 +2,7 @@ package consent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -17,6 +18,7 @@ type Terms struct {
 	Saving        map[domain.Product]domain.Saving // what may be kept, per product; missing means latest
 	Regions       []string                         // where data may be kept; empty means anywhere
 	ReturnOrigins []string                         // scheme://host[:port]; http only for this machine
+	Logo          []byte                           // PNG or JPEG, up to 64 kB and 512 pixels a side; empty for none
 }
 
 // operatorNote begins the audit entry of an operator's command.
@@ -32,13 +34,23 @@ func AddClient(ctx context.Context, store domain.Store, env domain.Env, name str
 	if err := terms.validate(); err != nil {
 		return nil, err
 	}
+	var logo *domain.Logo
+	var picture domain.Picture
+	if len(terms.Logo) > 0 {
+		var err error
+		if logo, picture, err = drawLogo(terms.Logo); err != nil {
+			return nil, err
+		}
+	}
 	now := env.Now()
 	c := &domain.Client{ID: domain.NewID[domain.ClientID](env), Name: name, State: domain.ClientActive,
 		Saving: terms.Saving, Regions: terms.Regions, ReturnOrigins: terms.ReturnOrigins, CreatedAt: now, UpdatedAt: now}
 	if c.Saving == nil {
 		c.Saving = map[domain.Product]domain.Saving{}
 	}
-	err := settle(ctx, env, store, operatorNote(env, "client.created", c.ID, c.Key()), func(tx domain.Tx) error { return tx.Put(c) })
+	err := settle(ctx, env, store, operatorNote(env, "client.created", c.ID, c.Key()), func(tx domain.Tx) error {
+		return errors.Join(putLogo(tx, c, logo, picture, false, now), tx.Put(c))
+	})
 	if err != nil {
 		return nil, fmt.Errorf("adding client: %w", err)
 	}

@@ -2,6 +2,7 @@ package consent
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"html/template"
 	"log/slog"
@@ -26,10 +27,14 @@ type sheet struct {
 	now    domain.Time
 	region string // where this process keeps data
 
+	Company  Company
+	Practice bool
+
 	Name   string // of the template
 	Title  string
 	Status int
 	Step   int           // 1 to 4 on the way through a consent, 0 elsewhere
+	Mark   string        // how that step stands, where it is not under way: past, partly, failed or stopped
 	Visit  *domain.Visit // nil before a visit
 	View   View
 	Views  []View // of the overview
@@ -39,7 +44,8 @@ type sheet struct {
 	Purpose domain.LinkUse // link
 	Until   domain.Time    // link
 	Missing bool           // consent: no custodian was chosen
-	Outcome string         // done: read, paused, denied, expired or ended
+	Outcome string         // done: read, partly, paused, denied, expired or ended
+	Asked   *View          // me: the consent that the investor asked to withdraw, and is asked about once more
 	Remedy  string         // error
 	Keys    string         // connect, sca: thumbprints of the keys that may be sealed to, a space between
 }
@@ -127,7 +133,8 @@ func (s *Service) page(fn pageHandler) http.Handler {
 func (s *Service) sheet(w http.ResponseWriter, r *http.Request) *sheet {
 	s.secure(w.Header())
 	w.Header().Set("Cache-Control", "no-store")
-	p := &sheet{w: w, r: r, site: theSite(), now: s.Env.Now(), region: s.Env.Region, Status: http.StatusOK}
+	p := &sheet{w: w, r: r, site: theSite(), now: s.Env.Now(), region: s.Env.Region,
+		Company: s.Company, Practice: s.Practice, Status: http.StatusOK}
 	p.guessLanguage()
 	return p
 }
@@ -305,17 +312,22 @@ func (p *sheet) Languages() []tongue {
 	return all
 }
 
-// stage is one of the steps shown above a page.
-type stage struct {
-	Number int
-	Name   string
-}
+// stage is one of the steps shown above a page. State is past, now, partly, failed, stopped, or "" if it is to come;
+// Said is the same in words, for who does not see the colour.
+type stage struct{ Name, State, Said string }
 
 // Steps are those of the way through a consent.
 func (p *sheet) Steps() []stage {
 	steps := make([]stage, 4)
 	for i := range steps {
-		steps[i] = stage{i + 1, p.text["step."+strconv.Itoa(i+1)]}
+		steps[i].Name = p.text["step."+strconv.Itoa(i+1)]
+		switch {
+		case i+1 < p.Step:
+			steps[i].State = "past"
+		case i+1 == p.Step:
+			steps[i].State = cmp.Or(p.Mark, "now")
+		}
+		steps[i].Said = p.text["step."+steps[i].State]
 	}
 	return steps
 }
@@ -330,9 +342,9 @@ var pageScripts = map[string][]string{
 // Scripts are the page's modules with the digests of what they must be. Every page of a visit has the one that keeps it
 // from being shown again when the visit is over.
 func (p *sheet) Scripts() []*asset {
-	var names []string
+	names := []string{"times.js"}
 	if p.Visit != nil {
-		names = []string{"fresh.js"}
+		names = append(names, "fresh.js")
 	}
 	names = append(names, pageScripts[p.Name]...)
 	if p.Name == "consent" && p.Many() {
@@ -356,7 +368,7 @@ func (p *sheet) Asset(name string) (*asset, error) {
 // scriptWords are the families of words that each page's scripts use.
 var scriptWords = map[string][]string{
 	"connect": {"js.", "problem."},
-	"sca":     {"js.", "problem.", "sca.", "method."},
+	"sca":     {"js.", "problem.", "sca.", "method.", "step."},
 	"me":      {"problem.", "me.erase."},
 }
 

@@ -1,6 +1,7 @@
 package consent
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -78,10 +79,12 @@ func (s *Service) denyConsent(p *sheet) (string, error) {
 	return "/done", s.Deny(p.r.Context(), p.Visit, s.Door.Commitment(p.r))
 }
 
-// connectPage takes the login. A connection that works is left alone unless the visit is for reconnecting.
+// connectPage takes the login. A connection that works is left alone unless the visit is for reconnecting, or the last
+// reading lacks something.
 func (s *Service) connectPage(p *sheet) (string, error) {
 	state := p.View.Connection.State
-	again := state == domain.ConnectionPaused || state == domain.ConnectionActive && p.Visit.Purpose == domain.LinkReconnect
+	again := state == domain.ConnectionPaused ||
+		state == domain.ConnectionActive && (p.Visit.Purpose == domain.LinkReconnect || p.Repeatable())
 	if next := p.place(); next != "/connect" && !(next == "/done" && again && p.Live(p.View)) {
 		return next, nil
 	}
@@ -121,30 +124,48 @@ func (s *Service) scaPage(p *sheet) (string, error) {
 	return "", err
 }
 
+// troubled says at which step a connection came to a halt for a reason; all others are the reading's.
+var troubled = map[domain.Reason]int{
+	domain.ReasonCredentialsRefused: 2, domain.ReasonAccountLocked: 2, domain.ReasonActionRequired: 2, domain.ReasonInterrupted: 2,
+	domain.ReasonCredentialsErased: 2, domain.ReasonSCARequired: 3, domain.ReasonSCARejected: 3, domain.ReasonSCACancelled: 3,
+	domain.ReasonSCAExpired: 3, domain.ReasonAccessResting: 2, domain.ReasonAccessWaits: 2, domain.ReasonMisshapen: 2,
+}
+
+// willed are the reasons that the investor wanted: nothing failed.
+var willed = []domain.Reason{domain.ReasonSCACancelled, domain.ReasonCredentialsErased, domain.ReasonDataErased}
+
 func (s *Service) donePage(p *sheet) (string, error) {
 	c, connection := &p.View.Consent, &p.View.Connection
-	key := ""
+	p.Name = "done"
 	switch {
 	case isOver(c, p.now):
-		p.Outcome, key = "expired", "done.expired.title"
+		p.came("expired", 0, "")
 	case c.State == domain.ConsentRejected:
-		p.Outcome, key = "denied", "done.denied.title"
+		p.came("denied", 1, "stopped")
 	case domain.ConsentMoves.Final(c.State) || connection.State == domain.ConnectionRemoved:
-		p.Outcome, key = "ended", "done.ended.title"
+		p.came("ended", 0, "")
 	case c.State == domain.ConsentReceived || connection.State == domain.ConnectionBusy || connection.State == domain.ConnectionSCA:
 		return p.place(), nil
 	case connection.State == domain.ConnectionAwaiting && connection.Reason == "":
 		return "/connect", nil
+	case connection.State == domain.ConnectionActive && p.Partly():
+		p.came("partly", 4, "partly")
 	case connection.State == domain.ConnectionActive:
-		p.Outcome, key = "read", "done.read.title"
+		p.came("read", 4, "past")
 	default:
-		p.Outcome = "paused"
-	}
-	p.Name, p.Step, p.Title = "done", 4, p.text[key]
-	if p.Outcome == "paused" {
+		mark := "failed"
+		if slices.Contains(willed, connection.Reason) {
+			mark = "stopped"
+		}
+		p.came("paused", cmp.Or(troubled[connection.Reason], 4), mark)
 		p.Title = p.Term("reason", connection.Reason)
 	}
 	return "", nil
+}
+
+// came notes how a visit ended, at which step, and how that step stands.
+func (p *sheet) came(outcome string, step int, mark string) {
+	p.Outcome, p.Step, p.Mark, p.Title = outcome, step, mark, p.text["done."+outcome+".title"]
 }
 
 func (s *Service) mePage(p *sheet) (string, error) {
@@ -153,6 +174,14 @@ func (s *Service) mePage(p *sheet) (string, error) {
 		return "", err
 	}
 	p.Name, p.Views = "me", views
+	if asked := domain.ConsentID(p.r.URL.Query().Get("withdraw")); asked != "" {
+		i := slices.IndexFunc(views, func(v View) bool { return v.Consent.ID == asked && p.Live(v) })
+		if i < 0 {
+			return "/me", nil
+		}
+		p.Name, p.Asked, p.Title = "withdraw", &views[i], p.text["withdraw.title"]
+		return "", nil
+	}
 	p.Title, err = p.T("me.title", "client", p.View.ClientName)
 	return "", err
 }

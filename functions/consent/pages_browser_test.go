@@ -50,6 +50,7 @@ type theatre struct {
 	opened []map[string]any // what was sealed, opened again
 	tamper string           // a static file that is served altered
 	mute   bool             // no live events
+	cookie string           // of a visit that every request is made to belong to
 }
 
 func newTheatre(t *testing.T) *theatre {
@@ -89,7 +90,10 @@ func (th *theatre) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	th.mu.Lock()
 	th.bodies = append(th.bodies, r.URL.String()+" "+string(body))
-	tamper := th.tamper
+	tamper, mux := th.tamper, th.mux
+	if th.cookie != "" {
+		r.AddCookie(&http.Cookie{Name: "__Host-sluis", Value: th.cookie})
+	}
 	th.mu.Unlock()
 	if tamper != "" && r.URL.Path == "/static/"+tamper {
 		w.Header().Set("Content-Type", "text/javascript")
@@ -97,7 +101,7 @@ func (th *theatre) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
-	th.mux.ServeHTTP(w, r)
+	mux.ServeHTTP(w, r)
 }
 
 func (th *theatre) standIns() {
@@ -135,7 +139,16 @@ func (th *theatre) standIns() {
 		reply(w, 200, th.now())
 	})
 	th.mux.HandleFunc("POST /erase", func(w http.ResponseWriter, r *http.Request) {
-		reply(w, 200, map[string]any{"id": "era_01jnexample", "scope": "data"})
+		var in struct {
+			ConsentID domain.ConsentID    `json:"consent_id"`
+			Scope     domain.ErasureScope `json:"scope"`
+		}
+		_ = json.NewDecoder(r.Body).Decode(&in)
+		con := th.connection(in.ConsentID)
+		con.PortfolioID, con.Products = "", nil
+		th.put(con, &domain.Erasure{ID: "era_01jnexample", ClientID: th.client.ID, ConsentID: in.ConsentID, ConnectionID: con.ID,
+			Scope: in.Scope, Cause: "request", ErasedAt: th.Env.Now()})
+		reply(w, 200, map[string]any{"id": "era_01jnexample", "scope": in.Scope})
 	})
 }
 
@@ -394,6 +407,7 @@ func (th *theatre) logIn() {
 	th.shots("connect")
 	th.fits("connect")
 	th.until("scripts", `document.querySelector("#submit")?.disabled === false && document.querySelector("#late") === null`)
+	th.until("the keyboard in the first field", `document.activeElement.id === "f-username"`)
 	th.click("#submit")
 	th.until("being told what is missing", `document.activeElement.id === "f-username" && document.querySelector("#f-username-fault").textContent !== ""`)
 	th.text("#f-username", "12ab")
@@ -414,7 +428,7 @@ func (th *theatre) confirm() {
 	th.answer = func(kind, code string) {
 		switch {
 		case kind == "code" && code == goodCode:
-			th.set(map[string]any{"page": "wait", "connection_state": "connecting", "session": map[string]any{"id": "ses_1", "state": "running", "records": 1234}})
+			th.set(map[string]any{"page": "wait", "connection_state": "connecting", "session": map[string]any{"id": "ses_1", "state": "running", "records": 0, "cleared": true}})
 		case kind == "code":
 			th.set(th.challenge("code", "P_TAN", "rejected", map[string]any{"image_url": "/challenge/chal_1/image?v=1", "digits": 6, "tries_left": 2}))
 		case kind == "select":
@@ -423,7 +437,7 @@ func (th *theatre) confirm() {
 	}
 	th.set(th.challenge("code", "P_TAN", "challenge_issued", map[string]any{"image_url": "/challenge/chal_1/image?v=1", "digits": 6}))
 	th.until("seeing the picture", `!document.querySelector("#code").hidden && document.querySelector("#code-image").complete && document.querySelector("#code-image").naturalWidth === 120`)
-	th.until("the keyboard at the question", `document.activeElement === document.querySelector("#code h2")`)
+	th.until("the keyboard in the field", `document.activeElement.id === "tan" && document.activeElement.inputMode === "numeric"`)
 	th.shots("sca-image")
 	th.fits("sca-image")
 	th.text("#tan", "111111")
@@ -442,7 +456,10 @@ func (th *theatre) confirm() {
 	th.until("the countdown", `/^[34]:\d\d left$/.test(document.querySelector("#clock").textContent)`)
 	th.shots("sca-sms")
 	th.text("#tan", "246 810\r")
-	th.until("reading", `!document.querySelector("#wait").hidden && document.querySelector("#records").textContent === "1,234 records read so far"`)
+	th.until("reading", `!document.querySelector("#wait").hidden && !document.querySelector("#wait").textContent.includes("may") &&
+		document.querySelector("#wait-title").textContent.startsWith("Reading") && document.querySelector(".steps .now").textContent.startsWith("Read:")`)
+	th.set(map[string]any{"page": "wait", "connection_state": "connecting", "session": map[string]any{"id": "ses_1", "state": "running", "records": 1234, "cleared": true}})
+	th.until("counting", `document.querySelector("#records").textContent === "1,234 records read so far"`)
 	th.shots("sca-reading")
 }
 
@@ -456,8 +473,36 @@ func (th *theatre) overview() {
 	th.until("being asked once more", `document.querySelector("dialog").open`)
 	th.shots("me-confirm")
 	th.click(`dialog button[value="yes"]`)
-	th.until("the certificate", `document.querySelector("[data-result]").textContent.includes("era_01jnexample") && document.querySelector("a[download]").href.startsWith("blob:")`)
+	th.until("the certificate", `document.querySelector("[data-result]").textContent.includes("era_01jnexample") && document.querySelector("a[download]").href.startsWith("blob:") &&
+		document.querySelector(".items").textContent.includes("era_01jnexample") && !document.querySelector('[data-erase="data"]')`)
 	th.shots("me-erased")
+}
+
+// TestTimesInTheReadersZone: a time is shown by the reader's clock, with UTC beside it, also where that is another day.
+func TestTimesInTheReadersZone(t *testing.T) {
+	th := newTheatre(t)
+	id, token := th.ask(strings.Replace(rich, `"products"`, `"expires_at":"2026-05-01T22:30:00Z","products"`, 1))
+	for zone, want := range map[string]string{
+		"Europe/Amsterdam": "2 mei 2026 om 00:30 CEST (1 mei om 22:30 UTC)", "America/New_York": "1 mei 2026 om 18:30 EDT (22:30 UTC)",
+		"Africa/Abidjan": "1 mei 2026 om 22:30 UTC",
+	} {
+		th.do("moving to "+zone, chromedp.Func(func(ctx context.Context, t *chromedp.Target) error {
+			_, err := cdp.Call(ctx, t, emulation.SetTimezoneOverride, emulation.SetTimezoneOverrideParams{TimezoneID: zone})
+			return err
+		}))
+		if th.consent(id).State == domain.ConsentReceived && token != "" {
+			th.goTo("/i/" + token)
+			th.click("main button")
+			th.until("reading the request", `location.pathname === "/consent"`)
+			token = ""
+		}
+		th.goTo("/consent?lang=nl")
+		th.until("times", `document.querySelector("time") !== null && document.readyState === "complete"`)
+		said, err := chromedp.Run(th.ctx, chromedp.Evaluate[string](`document.querySelector('time[datetime="2026-05-01T22:30:00Z"]').textContent`))
+		if err != nil || said != want {
+			t.Errorf("%s: %q, want %q (%v)", zone, said, want, err)
+		}
+	}
 }
 
 // sealedOnly makes sure that password and code left the browser, but only sealed.

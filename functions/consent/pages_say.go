@@ -1,6 +1,7 @@
 package consent
 
 import (
+	"html/template"
 	"strings"
 
 	"golang.org/x/text/language"
@@ -144,11 +145,16 @@ func (p *sheet) Partly() bool {
 	return false
 }
 
+// Repeatable says whether a reading that lacks something may be done again: a consent to one reading has had it.
+func (p *sheet) Repeatable() bool {
+	return p.Partly() && p.View.Consent.Access == domain.AccessRecurring
+}
+
 // reading is the table of what was read.
 type reading struct {
 	Caption string
 	Rows    []readRow
-	Times   []string
+	Times   []template.HTML
 }
 
 // readRow is one product: its state in words, and how many records there are or why it failed.
@@ -162,8 +168,8 @@ func (p *sheet) Result(v View) (reading, error) {
 	}
 	r, err := p.read(v, caption)
 	if err == nil && !v.Connection.NextRefreshAt.IsZero() {
-		var next string
-		next, err = p.T("done.next", "time", p.When(v.Connection.NextRefreshAt))
+		var next template.HTML
+		next, err = p.Line("done.next", "time", p.When(v.Connection.NextRefreshAt))
 		r.Times = append(r.Times, next)
 	}
 	return r, err

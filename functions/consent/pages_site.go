@@ -85,7 +85,7 @@ func readSite(files fs.FS) (*site, error) {
 }
 
 func (s *site) readTemplates(files fs.FS) error {
-	for _, name := range []string{"home", "link", "consent", "connect", "sca", "done", "me", "error"} {
+	for _, name := range []string{"home", "link", "consent", "connect", "sca", "done", "me", "withdraw", "error"} {
 		t, err := template.New(name).Option("missingkey=error").ParseFS(files,
 			"templates/layout.html", "templates/products.html", "templates/"+name+".html")
 		if err != nil {
@@ -138,6 +138,10 @@ func (s *site) wished(header string) *words {
 func (s *Service) static(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	s.secure(h)
+	if strings.HasPrefix(r.PathValue("file"), "cli_") {
+		s.logo(w, r)
+		return
+	}
 	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 	a := theSite().assets[r.PathValue("file")]
 	if a == nil {

@@ -187,7 +187,9 @@ func wellFormed(t *testing.T, page string) {
 				}
 				ids[a.Value] = true
 			case "for", "aria-labelledby", "aria-describedby", "aria-controls":
-				wanted[a.Value] = e.Name.Local
+				for _, id := range strings.Fields(a.Value) {
+					wanted[id] = e.Name.Local
+				}
 			case "style":
 				t.Errorf("inline style on %s", e.Name.Local)
 			}
@@ -292,7 +294,17 @@ func visitScenes() []scene {
 		{name: "connect again", path: "/connect", status: 200, want: "connect.again.unconfirmed",
 			set: at0(domain.ConnectionPaused, domain.ReasonInterrupted, domain.CredentialUnconfirmed)},
 		{name: "sca", path: "/sca", status: 200, want: "sca.code.submit", set: at0(domain.ConnectionBusy, "", domain.CredentialTrying)},
-		{name: "done", path: "/done", status: 200, want: "done.read.title", set: at0(domain.ConnectionActive, "", domain.CredentialAccepted)},
+		{name: "done", path: "/done", status: 200, want: "done.read.title", set: complete},
+		{name: "done in part", path: "/done", status: 200, want: "done.partly.again", set: at0(domain.ConnectionActive, "", domain.CredentialAccepted)},
+		{name: "done in part, once", path: "/done", status: 200, want: "done.partly.once", set: func(h *home) (string, string) {
+			cookie, id := settled(h, domain.ConnectionActive, "", domain.CredentialAccepted)
+			c := h.consent(id)
+			c.Access = domain.AccessOnce
+			h.put(c)
+			return cookie, ""
+		}},
+		{name: "stopped", path: "/done", status: 200, want: "reason.sca_cancelled.do",
+			set: at0(domain.ConnectionPaused, domain.ReasonSCACancelled, domain.CredentialAccepted)},
 		{name: "paused", path: "/done", status: 200, want: "reason.sca_required.do",
 			set: at0(domain.ConnectionPaused, domain.ReasonSCARequired, domain.CredentialAccepted)},
 		{name: "denied", path: "/done", status: 200, want: "done.denied.title", set: func(h *home) (string, string) {
@@ -311,13 +323,17 @@ func visitScenes() []scene {
 			h.browse(cookie, "POST", "/me/revoke", url.Values{"consent_id": {string(id)}})
 			return cookie, ""
 		}},
-		{name: "overview", path: "/me", status: 200, want: "me.withdraw.confirm", set: func(h *home) (string, string) {
+		{name: "overview", path: "/me", status: 200, want: "me.withdraw", set: func(h *home) (string, string) {
 			cookie, id := settled(h, domain.ConnectionActive, "", domain.CredentialAccepted)
 			h.ask(rich)
 			con := h.connection(id)
 			h.put(&domain.Erasure{ID: domain.NewID[domain.ErasureID](h.Env), ClientID: h.client.ID, ConsentID: id, ConnectionID: con.ID,
 				Scope: domain.EraseData, Cause: "request", Erased: map[string]int{"part": 3}, ErasedAt: h.Env.Now()})
 			return cookie, ""
+		}},
+		{name: "withdrawing", path: "/me", status: 200, want: "withdraw.confirm", set: func(h *home) (string, string) {
+			cookie, id := settled(h, domain.ConnectionActive, "", domain.CredentialAccepted)
+			return cookie, "/me?withdraw=" + string(id)
 		}},
 		{name: "overview after withdrawal", path: "/me", status: 200, want: "consentstate.revoked", set: func(h *home) (string, string) {
 			cookie, id := settled(h, domain.ConnectionPaused, domain.ReasonAccountLocked, domain.CredentialAccepted)
@@ -334,6 +350,15 @@ const rich = `{"investor_ref":"inv-1","purpose":{"code":"investment_advice","tex
 func undecided(h *home) (cookie, path string) {
 	_, token := h.ask(rich)
 	return h.enter(token), ""
+}
+
+// complete is a visit after a reading that lacked nothing.
+func complete(h *home) (cookie, path string) {
+	cookie, id := settled(h, domain.ConnectionActive, "", domain.CredentialAccepted)
+	con := h.connection(id)
+	con.Products[domain.ProductLiabilities] = domain.ProductStatus{State: domain.ProductEmpty}
+	h.put(con)
+	return cookie, ""
 }
 
 func at0(state domain.ConnectionState, why domain.Reason, held domain.CredentialState) func(*home) (string, string) {
@@ -610,7 +635,8 @@ func TestEveryoneIsSentWhereTheyBelong(t *testing.T) {
 		{"granted", at0("", "", ""), []string{"/connect", "", "", "/connect"}},
 		{"busy", at0(domain.ConnectionBusy, "", domain.CredentialTrying), []string{"/sca", "/sca", "", "/sca"}},
 		{"at the bank's question", at0(domain.ConnectionSCA, "", domain.CredentialTrying), []string{"/sca", "/sca", "", "/sca"}},
-		{"read", at0(domain.ConnectionActive, "", domain.CredentialAccepted), []string{"/done", "/done", "", ""}},
+		{"read", complete, []string{"/done", "/done", "", ""}},
+		{"read in part", at0(domain.ConnectionActive, "", domain.CredentialAccepted), []string{"/done", "", "", ""}},
 		{"paused", at0(domain.ConnectionPaused, domain.ReasonSCAExpired, domain.CredentialAccepted), []string{"/done", "", "", ""}},
 		{"refused", at0(domain.ConnectionAwaiting, domain.ReasonCredentialsRefused, domain.CredentialRefused), []string{"/connect", "", "", ""}},
 		{"denied", func(h *home) (string, string) {
@@ -633,6 +659,90 @@ func TestEveryoneIsSentWhereTheyBelong(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestTheBarSaysHowFarOneCame: what failed, was stopped, or came in part is not shown as done.
+func TestTheBarSaysHowFarOneCame(t *testing.T) {
+	at := func(why domain.Reason) func(*home) (string, string) {
+		return at0(domain.ConnectionPaused, why, domain.CredentialAccepted)
+	}
+	for _, c := range []struct {
+		name string
+		set  func(*home) (string, string)
+		want string
+	}{
+		{"complete", complete, "past past past past"},
+		{"in part", at0(domain.ConnectionActive, "", domain.CredentialAccepted), "past past past partly"},
+		{"refused", at(domain.ReasonCredentialsRefused), "past failed  "},
+		{"no in the bank's app", at(domain.ReasonSCARejected), "past past failed "},
+		{"too late", at(domain.ReasonSCAExpired), "past past failed "},
+		{"stopped", at(domain.ReasonSCACancelled), "past past stopped "},
+		{"bank down", at(domain.ReasonBankUnavailable), "past past past failed"},
+		{"data erased", at(domain.ReasonDataErased), "past past past stopped"},
+		{"denied", func(h *home) (string, string) {
+			cookie, _ := undecided(h)
+			h.browse(cookie, "POST", "/consent/deny", nil)
+			return cookie, ""
+		}, "stopped   "},
+		{"withdrawn", func(h *home) (string, string) {
+			cookie, id := settled(h, domain.ConnectionActive, "", domain.CredentialAccepted)
+			h.browse(cookie, "POST", "/me/revoke", url.Values{"consent_id": {string(id)}})
+			return cookie, ""
+		}, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h := pageHome(t)
+			cookie, _ := c.set(h)
+			page := bodyOf(t, h.browse(cookie, "GET", "/done?lang=en", nil))
+			bar, _, _ := strings.Cut(page, "</ol>")
+			_, bar, found := strings.Cut(bar, `<ol class="steps"`)
+			var got []string
+			for _, m := range regexp.MustCompile(`<li(?: class="([a-z]+)")?`).FindAllStringSubmatch(bar, -1) {
+				got = append(got, m[1])
+			}
+			if strings.Join(got, " ") != c.want || found != (c.want != "") {
+				t.Errorf("the bar says %q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
+// TestWithdrawingAsksOnce: the overview leads to a question, and only its yes withdraws. No script is needed.
+func TestWithdrawingAsksOnce(t *testing.T) {
+	h := pageHome(t)
+	cookie, id := settled(h, domain.ConnectionActive, "", domain.CredentialAccepted)
+	if page := bodyOf(t, h.browse(cookie, "GET", "/me", nil)); strings.Contains(page, "/me/revoke") || !strings.Contains(page, "/me?withdraw="+string(id)) {
+		t.Error("the overview withdraws without asking")
+	}
+	page := bodyOf(t, h.browse(cookie, "GET", "/me?withdraw="+string(id), nil))
+	if !strings.Contains(page, `action="/me/revoke"`) || !strings.Contains(page, `value="`+string(id)+`"`) || !strings.Contains(page, `href="/me"`) {
+		t.Errorf("the question has no yes or no: %s", page)
+	}
+	if got := h.consent(id).State; got != domain.ConsentValid {
+		t.Fatalf("asking made the consent %s", got)
+	}
+	h.browse(cookie, "POST", "/me/revoke", url.Values{"consent_id": {string(id)}})
+	if got := h.consent(id).State; got != domain.ConsentRevoked {
+		t.Errorf("the consent is %s", got)
+	}
+	for _, gone := range []string{string(id), "con_06eajh8a03h8x3zr43fvd20ahm", "%22%3E"} {
+		if res := h.browse(cookie, "GET", "/me?withdraw="+gone, nil); res.Header.Get("Location") != "/me" {
+			t.Errorf("%s: status %d", gone, res.StatusCode)
+		}
+	}
+}
+
+// TestTimesCanBeReadByMachines: each time on a page has its moment beside its words, so that a script can localise it.
+func TestTimesCanBeReadByMachines(t *testing.T) {
+	h := pageHome(t)
+	cookie, _ := complete(h)
+	for _, path := range []string{"/me", "/done"} {
+		page := bodyOf(t, h.browse(cookie, "GET", path, nil))
+		all, marked := strings.Count(page, " UTC"), len(regexp.MustCompile(`<time datetime="2026-\d\d-\d\dT\d\d:\d\d:\d\dZ">[^<]+ UTC</time>`).FindAllString(page, -1))
+		if all == 0 || all != marked || !strings.Contains(page, "/static/times.js") {
+			t.Errorf("%s: %d of %d times are marked", path, marked, all)
+		}
 	}
 }
 
@@ -894,8 +1004,8 @@ var methodKinds = []string{"sms", "call", "email", "push_code", "totp", "chip_ca
 func usedKeys(t *testing.T) map[string]bool {
 	t.Helper()
 	used := map[string]bool{"language": true, "time.full": true, "time.months": true, "list.and": true}
-	exact := []*regexp.Regexp{regexp.MustCompile(`\b(?:T|Rich) "([a-z0-9_.]+)"`), regexp.MustCompile(`\bword\("([a-z0-9_.]+)"`),
-		regexp.MustCompile(`\b(?:T|Rich)\("([a-z0-9_.]*[a-z0-9_])"`), regexp.MustCompile(`text\["([a-z0-9_.]+)"\]`), regexp.MustCompile(`key = "[a-z]+", "([a-z.]+)"`), regexp.MustCompile(`Outcome, key = "[a-z]+", "([a-z.]+)"`)}
+	exact := []*regexp.Regexp{regexp.MustCompile(`\b(?:T|Rich|Line) "([a-z0-9_.]+)"`), regexp.MustCompile(`\bword\("([a-z0-9_.]+)"`),
+		regexp.MustCompile(`\b(?:T|Rich|Line)\("([a-z0-9_.]*[a-z0-9_])"`), regexp.MustCompile(`text\["([a-z0-9_.]+)"\]`)}
 	plural := regexp.MustCompile(`(?:word\("([a-z.]+)", \{ count|N\("([a-z.]+)",)`)
 	either := regexp.MustCompile(`word\([a-z]+ \? "([a-z.]+)" : "([a-z.]+)"`)
 	var sources []string
@@ -990,7 +1100,8 @@ func families(t *testing.T) []family {
 		{"scope", constants(t, "ErasureScope"), bare},
 		{"me.erase", constants(t, "ErasureScope"), []string{"", ".text"}},
 		{"link.title", purposes, bare}, {"link.text", purposes, bare}, {"link.button", purposes, bare},
-		{"step", []string{"1", "2", "3", "4"}, bare},
+		{"step", []string{"1", "2", "3", "4", "now", "past", "partly", "failed", "stopped"}, bare},
+		{"done", []string{"read", "partly", "denied", "expired", "ended"}, []string{".title"}},
 		{"problem", problemNames, bare},
 		{"error", append(kinds, "link_used", "visit_ended", "cross_origin", "origin_hidden", "consent_expired", "client_suspended", "custodian_unavailable", "visit_purpose"), both},
 	}
@@ -1084,7 +1195,7 @@ func TestWordsInSentences(t *testing.T) {
 		"pt": {"1 de maio de 2026 às 07:05 UTC", "a, b e c", "0 registo", "1 registo", "12.345 registos", "Alemanha"},
 	} {
 		v := theSite().words[lang]
-		got := []string{v.When(moment), v.And([]string{"a", "b", "c"})}
+		got := []string{v.moment(moment), v.And([]string{"a", "b", "c"})}
 		for _, n := range []int{0, 1, 12345} {
 			text, err := v.N("count", n)
 			if err != nil {

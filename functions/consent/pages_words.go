@@ -7,6 +7,7 @@ import (
 	"html/template"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/text/language"
 	"golang.org/x/text/message"
@@ -49,18 +50,33 @@ func (v *words) T(key string, pairs ...string) (string, error) {
 	return fill(text, pairs), nil
 }
 
-// Rich is T with the values set in bold. Sentence and values are escaped here.
-func (v *words) Rich(key string, pairs ...string) (template.HTML, error) {
+// Rich is T with the values set in bold. A value is text, which is escaped here, or the HTML that When made.
+func (v *words) Rich(key string, pairs ...any) (template.HTML, error) {
+	return v.markup(key, pairs, "<strong><bdi>", "</bdi></strong>")
+}
+
+// Line is T as HTML, for values that are HTML already, such as a time.
+func (v *words) Line(key string, pairs ...any) (template.HTML, error) {
+	return v.markup(key, pairs, "", "")
+}
+
+func (v *words) markup(key string, pairs []any, before, after string) (template.HTML, error) {
 	text, ok := v.text[key]
 	if !ok {
 		return "", fmt.Errorf("there is no text %s in %s", key, v.Lang)
 	}
-	bold := make([]string, len(pairs))
-	copy(bold, pairs)
-	for i := 1; i < len(bold); i += 2 {
-		bold[i] = "<strong><bdi>" + html.EscapeString(bold[i]) + "</bdi></strong>"
+	values := make([]string, len(pairs))
+	for i, value := range pairs {
+		said, safe := value.(template.HTML)
+		values[i] = string(said)
+		if !safe {
+			values[i] = html.EscapeString(fmt.Sprint(value))
+		}
+		if i%2 == 1 {
+			values[i] = before + values[i] + after
+		}
 	}
-	return unsafeHTML(fill(html.EscapeString(text), bold)), nil
+	return unsafeHTML(fill(html.EscapeString(text), values)), nil
 }
 
 // fill replaces all placeholders in one pass, so that a value which looks like a placeholder stays as it is.
@@ -101,11 +117,16 @@ func (v *words) N(key string, count int) (string, error) {
 	return v.T(key+form, "count", message.NewPrinter(v.tag).Sprint(number.Decimal(count)))
 }
 
-// When is a moment in words, in UTC and saying so.
-func (v *words) When(t domain.Time) string {
+// When is a moment in words, in UTC and saying so. times.js sets it in the reader's own zone and keeps UTC beside it;
+// without a script UTC stands.
+func (v *words) When(t domain.Time) template.HTML {
 	if t.IsZero() {
 		return ""
 	}
+	return unsafeHTML(`<time datetime="` + t.UTC().Format(time.RFC3339) + `">` + html.EscapeString(v.moment(t)) + `</time>`)
+}
+
+func (v *words) moment(t domain.Time) string {
 	utc := t.UTC()
 	day := strconv.Itoa(utc.Day())
 	if v.Lang == "fr" && day == "1" {

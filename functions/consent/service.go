@@ -33,6 +33,8 @@ type Service struct {
 	LinkKey    domain.Secret      // HMAC-SHA256; at least 32 bytes
 	Inner      envelope.Inner     // the keys that pages may seal to: their public halves
 	PagesURL   string             // where investors come, for example http://localhost:8081
+	Company    Company            // who runs this; without a name only in practice
+	Practice   bool               // the banks here are for practice, and so is everything
 }
 
 // Who may call what: an advisor or a reviewer reads consents, everything else is the client's own.

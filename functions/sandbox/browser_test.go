@@ -169,7 +169,7 @@ func TestLive(t *testing.T) {
 		s.app.send204(webhook(t, fmt.Sprint("evt_", n), notice(connID, n+1, "portfolio.updated"), testSecret, time.Now()))
 	}, `document.querySelector("#webhooks").innerText.includes("portfolio.updated") && document.querySelector("#connections").innerText.includes("Active")`)
 	s.await("what was typed", `document.querySelector("#ref").value === "half-typed"`)
-	s.await("the announcement", `document.querySelector("#live").innerText.includes("portfolio.updated came for inv-1")`)
+	s.await("the announcement", `document.querySelector("#live").innerText.includes("Received portfolio.updated for inv-1")`)
 
 	s.do("opening", chromedp.Navigate(s.url+"/connections/"+connID), chromedp.Click(chromedp.CSS("#s-remove")), chromedp.Focus(chromedp.CSS("#act-remove")))
 	f.on("GET /v1/connections/"+connID, 200, connectionJSON("paused", "sca_required", usual))

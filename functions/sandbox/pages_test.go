@@ -35,7 +35,7 @@ func TestHome(t *testing.T) {
 	a := f.app(t)
 	page := a.get("/", 200)
 	has(t, page, "Polder Wealth", "inv-1", "Active", "1 product could not be read", "Sandbox bank", "inv-2", "Waiting for the investor",
-		"no bank chosen yet", `href="/?cursor=more"`, "None came yet", "3 webhooks not here yet", `<body data-live>`)
+		"no bank chosen yet", `href="/?cursor=more"`, "None received yet", "3 webhooks missing", `<body data-live>`)
 	has(t, a.get("/?cursor=more", 200), "Newest")
 	if len(f.called("GET /v1/connections?cursor=more&limit=20")) != 1 {
 		t.Error("the cursor was not passed on")
@@ -46,7 +46,7 @@ func TestHome(t *testing.T) {
 	a.mux.ServeHTTP(httptest.NewRecorder(), webhook(t, "evt_x", notice(otherID, 3, "consent.revoked"), otherSecret, time.Now()))
 	page = a.get("/", 200)
 	has(t, page, "portfolio.updated", "consent.granted", "✓ verified", "12:00:00", "1 request to")
-	hasNot(t, page, "consent.revoked", "None came yet")
+	hasNot(t, page, "consent.revoked", "None received yet")
 	if strings.Index(page, "portfolio.updated") > strings.Index(page, "consent.granted") {
 		t.Error("the newest webhook is not the first")
 	}
@@ -89,7 +89,7 @@ func TestAsk(t *testing.T) {
 		t.Errorf("the request breaks openapi.yaml: %v", err)
 	}
 	page := a.get("/connections/"+connID+"?done=asked", 200)
-	has(t, page, "The consent was asked for", `<a class="button" id="open-link" href="`+linkURL+`" target="_blank" rel="noopener noreferrer">`,
+	has(t, page, "Consent requested", `<a class="button" id="open-link" href="`+linkURL+`" target="_blank" rel="noopener noreferrer">`,
 		`readonly value="`+linkURL+`"`, "New invitation")
 	f.on("GET /v1/connections/"+connID, 200, connectionJSON("active", "", usual))
 	hasNot(t, a.get("/connections/"+connID, 200), linkURL) // used up
@@ -128,11 +128,11 @@ func TestConnectionStates(t *testing.T) {
 		{"pending", "", []string{"Waiting for the investor", "/invite", "/remove"}, []string{"/refresh", "/reconnect", "remove-data"}},
 		{"awaiting_credentials", "credentials_refused", []string{"Waiting for the login", "Credentials refused.", "reconnect link", "/reconnect"}, nil},
 		{"connecting", "", []string{"Reading", `data-poll="2"`}, nil},
-		{"awaiting_sca", "", []string{"Waiting for the bank's check"}, nil},
+		{"awaiting_sca", "", []string{"Waiting for confirmation at the bank"}, nil},
 		{"active", "", []string{"Active", "/refresh", "/reconnect", "/manage", "remove-credentials", "remove-data", "/remove", "Show the portfolio"}, []string{"data-poll"}},
 		{"paused", "sca_required", []string{"Paused", "Sca required.", "wants the investor to confirm"}, nil},
 		{"paused", "some_new_reason", []string{"Some new reason."}, nil},
-		{"removed", "consent_ended", []string{"Removed", "it is over"}, []string{"/refresh", "End it for good"}},
+		{"removed", "consent_ended", []string{"Removed", "this connection has ended"}, []string{"/refresh", "End it for good"}},
 		{"some_new_state", "", []string{"Some new state"}, nil},
 	}
 	for _, tt := range tests {
@@ -155,7 +155,7 @@ func TestCompleteness(t *testing.T) {
 		"transactions":{"state":"complete","count":1200,"saved":false},"orders":{"state":"not_consented","count":0,"saved":false}}`))
 	page := f.app(t).get("/connections/"+connID, 200)
 	has(t, page, `<li class="complete">`, "1 record<", `<li class="empty">`, "The bank has none.", `<span class="badge empty">Empty</span>`,
-		`<li class="failed">`, "could not be understood", "bank_answer", `<span class="badge bad">Failed</span>`,
+		`<li class="failed">`, "could not understand", "bank_answer", `<span class="badge bad">Failed</span>`,
 		"1 200 records, counted but not kept", `<li class="not_consented">`, "The investor does not allow this", `<span class="badge over">Not consented</span>`,
 		"The investor was not asked for this")
 }
@@ -168,7 +168,7 @@ func TestActs(t *testing.T) {
 		answer          string
 		shows           string
 	}{
-		{"refresh", "POST /v1/connections/" + connID + "/refresh", `{}`, 202, `{"session_id":"ses_06h077t6p8qexjcvz6ads09wvw","state":"queued"}`, "A reading was asked for"},
+		{"refresh", "POST /v1/connections/" + connID + "/refresh", `{}`, 202, `{"session_id":"ses_06h077t6p8qexjcvz6ads09wvw","state":"queued"}`, "Refresh requested"},
 		{"reconnect", "POST /v1/consents/" + consID + "/links", `{"purpose":"reconnect"}`, 201, fmt.Sprintf(link, "reconnect"), "link to log in again"},
 		{"manage", "POST /v1/consents/" + consID + "/links", `{"purpose":"manage"}`, 201, fmt.Sprintf(link, "manage"), "link to their overview"},
 		{"invite", "POST /v1/consents/" + consID + "/links", `{"purpose":"consent"}`, 201, fmt.Sprintf(link, "consent"), "new invitation"},
@@ -217,7 +217,7 @@ func TestReplay(t *testing.T) {
 	f.on("POST /v1/replays", 202, `{"replayed":3}`)
 	a := f.app(t)
 	a.send204(webhook(t, "evt_3", notice(connID, 3, "portfolio.updated"), testSecret, time.Now()))
-	has(t, a.get("/connections/"+connID, 200), "Not here yet", "Have them sent again")
+	has(t, a.get("/connections/"+connID, 200), "its webhook has not arrived", "Send the missing webhooks again")
 	a.post("/connections/"+connID+"/replay", url.Values{"once": {"n"}}, 303)
 	calls := f.called("POST /v1/replays")
 	if len(calls) != 1 || calls[0].once == "" || calls[0].body != `{"endpoint_id":"ep_06h074kezjm8dqe5nzr1cf6w03","from":"2026-11-22T12:00:01Z","to":"2026-11-22T12:00:00Z"}` {
@@ -227,8 +227,8 @@ func TestReplay(t *testing.T) {
 		a.send204(webhook(t, fmt.Sprintf("evt_%d", n), notice(connID, n, "portfolio.updated"), testSecret, time.Now()))
 	}
 	page := a.get("/connections/"+connID, 200)
-	hasNot(t, page, "Not here yet", "Have them sent again")
-	has(t, page, "came 2 times")
+	hasNot(t, page, "its webhook has not arrived", "Send the missing webhooks again")
+	has(t, page, "received 2 times")
 	f.on("GET /v1/endpoints", 200, `{"data":[]}`)
 	has(t, a.post("/connections/"+connID+"/replay", nil, 409).Body.String(), "no_endpoint")
 }
@@ -279,7 +279,7 @@ func TestCertificates(t *testing.T) {
 			f.on("GET /v1/connections/"+connID+"/erasures", 200, `{"data":[`+tt.certificate+`],"keys":[`+tt.key+`]}`)
 			page := f.app(t).get("/connections/"+connID, 200)
 			has(t, page, "was erased", "1 × data key", "client request", "until 22 Dec 2026, 12:00 UTC")
-			if fits := strings.Contains(page, "✓ signature fits"); fits != tt.fits {
+			if fits := strings.Contains(page, "✓ signature valid"); fits != tt.fits {
 				t.Errorf("the signature fits: %v, want %v", fits, tt.fits)
 			}
 		})

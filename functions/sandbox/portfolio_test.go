@@ -73,9 +73,9 @@ func TestPortfolio(t *testing.T) {
 	page := f.app(t).get("/connections/"+connID+"/portfolio", 200)
 	has(t, page,
 		// One total for each currency, and nothing counted twice.
-		"Several currencies are held", "Total value, EUR", "13 853.30 EUR", "12 853.20 EUR", "1 000.10 EUR",
+		"There are several currencies", "Total value, EUR", "13 853.30 EUR", "12 853.20 EUR", "1 000.10 EUR",
 		"Total value, USD", "−150.00 USD", "Total value, CHF", "0.00 CHF", "Cash within investments", "7.00 CHF",
-		"1 position without a value",
+		"Without a value from the bank: 1 position.",
 		// The ring and the bars, with words and a table.
 		`role="img" aria-labelledby="ring-EUR-t ring-EUR-d"`, "<desc id=\"ring-EUR-d\">Bonds 85.5 %. Shares 7.3 %. Cash 7.2 %. </desc>",
 		`class="arc c1"`, "Value by account, EUR", "Value by position, EUR", "The same as a table",
@@ -85,7 +85,7 @@ func TestPortfolio(t *testing.T) {
 		// Where figures come from.
 		"as of 20 Nov 2026, 15:35 UTC", "Source’s own id</dt><dd><code>S-1</code>", "Retrieved</dt><dd>21 Nov 2026, 12:00 UTC", consID,
 		// The rest.
-		"Securities account …0430", "Giro …4300", "Ada", "not stated", "146.80 EUR", "2 positions left out", "positions contain this money too",
+		"Securities account …0430", "Giro …4300", "Ada", "not stated", "146.80 EUR", "2 positions left out", "also counted in the positions",
 		"−20.50 EUR", "Cancels another", "1.234 EUR", "STANDING_ORDER", "settled 20 Nov 2026", "All 1 transaction", "40.337 EUR", "good till 22 Dec 2026")
 	hasNot(t, page, "NaN", "Inf", "%!", "earlier version", "13 703.30", "13 860.30")
 	for _, c := range f.called("GET /v1/connections/" + connID + "/portfolio/positions") {

@@ -182,12 +182,12 @@ type state struct{ Label, Tone, Help string }
 
 var connectionStates = map[string]state{
 	"pending":              {"Waiting for the investor", "wait", "The investor has not decided yet. Give them the link."},
-	"awaiting_credentials": {"Waiting for the login", "wait", "The investor agreed. Now they enter their bank login on Sluis' pages, not here."},
-	"connecting":           {"Reading", "wait", "Sluis is at the bank."},
-	"awaiting_sca":         {"Waiting for the bank's check", "wait", "The bank asks the investor to confirm, with a code or in its app."},
+	"awaiting_credentials": {"Waiting for the login", "wait", "The investor agreed. Next they enter their bank login on Sluis’s pages, never here."},
+	"connecting":           {"Reading", "wait", "Sluis is reading at the bank."},
+	"awaiting_sca":         {"Waiting for confirmation at the bank", "wait", "The bank asks the investor to confirm the login, with a code or in its app."},
 	"active":               {"Active", "good", "The portfolio was read."},
-	"paused":               {"Paused", "bad", "Sluis cannot go on by itself."},
-	"removed":              {"Removed", "over", "The consent has ended and everything was erased. Only this line is left."},
+	"paused":               {"Paused", "bad", "Nothing new is read. What to do is said below."},
+	"removed":              {"Removed", "over", "The consent has ended and everything was erased. Only this entry is left."},
 }
 
 func stateOf(code string) state {
@@ -199,23 +199,24 @@ func stateOf(code string) state {
 
 // reasons say what a reason means and what to do about it.
 var reasons = map[string]string{
-	"credentials_refused":   "The bank refused the login. Send a reconnect link, so that the investor enters it anew.",
+	"credentials_refused":   "The bank refused the login. Send a reconnect link, so that the investor can enter it again.",
 	"account_locked":        "The bank locked the access. The investor unlocks it at the bank, then comes back by a reconnect link.",
-	"action_required":       "The bank wants something done on its own page first, such as accepting terms.",
+	"action_required":       "The bank wants the investor to do something on its own site first, such as accept new terms. Send a reconnect link afterwards.",
 	"sca_required":          "The bank wants the investor to confirm. Send a reconnect link.",
 	"sca_rejected":          "The confirmation was declined. Send a reconnect link.",
+	"sca_cancelled":         "The investor stopped the login themselves. Send a reconnect link when they want to go on.",
 	"sca_expired":           "Nobody confirmed in time. Send a reconnect link.",
-	"bank_unavailable":      "The bank did not answer, or with a failure. Try again later.",
+	"bank_unavailable":      "The bank did not answer, or reported an error. Try again later.",
 	"rate_limited":          "The bank asked for a pause. Try again later.",
-	"bank_answer":           "The bank's answer could not be understood.",
-	"interrupted":           "A login broke off. Only a person's word repeats it: send a reconnect link.",
-	"egress_refused":        "A request that was not declared was stopped.",
+	"bank_answer":           "Sluis could not understand the bank’s answer. Try again later.",
+	"interrupted":           "A login was cut short. Only the investor can repeat it: send a reconnect link.",
+	"egress_refused":        "Sluis blocked a request to the bank that its connector had not declared. You need do nothing.",
 	"access_resting":        "Not tried: one more failure could lock the access at the bank. The investor logs in at the bank; then an operator releases the access.",
 	"access_waits":          "Not tried: the bank refused the last login, or was asked very often. Try again later.",
 	"readings_spent":        "Not tried: without the investor, an access is read four times in 24 hours. The next reading follows by itself.",
 	"credentials_misshapen": "Not tried: no login of this bank looks like this. Send a reconnect link, so that the investor enters it anew.",
 	"consent_ended":         "The consent has ended.",
-	"credentials_erased":    "The login was erased. Send a reconnect link to have it entered anew.",
+	"credentials_erased":    "The login was erased. Send a reconnect link to have it entered again.",
 	"data_erased":           "The data was erased. A refresh reads it again, if the consent allows it.",
 	"internal":              "Something failed at Sluis.",
 }
@@ -229,15 +230,15 @@ func reasonOf(code string) string {
 
 // done says what a button did.
 var done = map[string]string{
-	"asked":              "The consent was asked for. Open the link below as the investor, or give it to them.",
-	"refresh":            "A reading was asked for. A webhook says when it is done.",
+	"asked":              "Consent requested. Open the link below as the investor, or give it to them.",
+	"refresh":            "Refresh requested. A webhook will say when it is done.",
 	"invite":             "Here is a new invitation. The one before it no longer works.",
 	"reconnect":          "Here is a link to log in at the bank again.",
-	"manage":             "Here is a link to the investor's own overview: withdraw, erase.",
+	"manage":             "Here is a link to the investor’s own overview, where they can withdraw or erase.",
 	"remove-credentials": "The login was erased. The certificate is below.",
 	"remove-data":        "The data was erased. The certificate is below.",
 	"remove":             "The consent has ended and everything was erased. The certificate is below.",
-	"replay":             "Sluis sends again what it told us. What came before is dropped as a repetition.",
+	"replay":             "Sluis sends its notices again. Those that arrived before are recognised and ignored.",
 }
 
 // helpers are what templates call.

@@ -18,8 +18,9 @@ import (
 )
 
 type clientCommands struct {
-	Add  clientAdd  `cmd:"" help:"Add a client and issue its first key."`
-	List clientList `cmd:"" help:"List clients."`
+	Add    clientAdd    `cmd:"" help:"Add a client and issue its first key."`
+	Update clientUpdate `cmd:"" help:"Change a client's name or logo."`
+	List   clientList   `cmd:"" help:"List clients."`
 }
 
 type clientAdd struct {
@@ -27,6 +28,7 @@ type clientAdd struct {
 	Returns []string `name:"return-origin" help:"Origin that investors may be sent back to, for example https://app.example."`
 	Saving  []string `help:"What may be kept, as product=none, product=latest or product=history:DAYS." placeholder:"PRODUCT=SCOPE"`
 	Region  []string `help:"Where data may be kept; anywhere if left out."`
+	Logo    string   `help:"A PNG or JPEG file, up to 64 kB and 512 pixels a side, that investors see beside the name." type:"existingfile"`
 }
 
 // Run adds the client and prints its first key, once.
@@ -35,14 +37,58 @@ func (c clientAdd) Run(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
+	logo, err := picture(c.Logo)
+	if err != nil {
+		return err
+	}
 	return withStore(ctx, o, func(b *home.Backend) error {
-		client, err := consent.AddClient(ctx, b, b.Env, c.Name, consent.Terms{Saving: saving, Regions: c.Region, ReturnOrigins: c.Returns})
+		client, err := consent.AddClient(ctx, b, b.Env, c.Name, consent.Terms{Saving: saving, Regions: c.Region, ReturnOrigins: c.Returns, Logo: logo})
 		if err != nil {
 			return err
 		}
 		fmt.Println("client", client.ID)
 		return issue(ctx, b, client.ID, consent.KeyTerms{Role: domain.RoleClient, Label: "first key", Admin: true})
 	})
+}
+
+type clientUpdate struct {
+	Client string `arg:"" help:"The client's identifier: cli_…"`
+	Name   string `help:"The new name, as investors see it."`
+	Logo   string `help:"A PNG or JPEG file, up to 64 kB and 512 pixels a side, that investors see beside the name." type:"existingfile" xor:"logo"`
+	NoLogo bool   `name:"no-logo" help:"Show no logo any more." xor:"logo"`
+}
+
+func (c clientUpdate) Run(ctx context.Context, o *options) error {
+	if c.Name == "" && c.Logo == "" && !c.NoLogo {
+		return errors.New("say what to change: --name, --logo or --no-logo")
+	}
+	logo, err := picture(c.Logo)
+	if err != nil {
+		return err
+	}
+	return withStore(ctx, o, func(b *home.Backend) error {
+		err := consent.ChangeClient(ctx, b, b.Env, domain.ClientID(c.Client), consent.ClientChange{Name: c.Name, Logo: logo, DropLogo: c.NoLogo})
+		if err == nil {
+			fmt.Println("changed", c.Client)
+		}
+		return err
+	})
+}
+
+// picture reads the file of a logo: a little more than it may hold, so that what is too large is refused as such.
+func picture(path string) ([]byte, error) {
+	if path == "" {
+		return nil, nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := io.ReadAll(io.LimitReader(f, 1<<20))
+	if err = errors.Join(err, f.Close()); err == nil && len(raw) == 0 {
+		err = fmt.Errorf("%s is empty", path)
+	}
+	return raw, err
 }
 
 var savingShape = regexp.MustCompile(`^([a-z]+)=(?:(none|latest)|(history):([1-9][0-9]{0,3}))$`)

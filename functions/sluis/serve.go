@@ -9,6 +9,7 @@ import (
 	"os"
 	"time"
 
+	"sluis.internal/functions/consent"
 	bank "sluis.internal/functions/sandbox/comdirect"
 	"sluis.internal/functions/sluis/home"
 )
@@ -21,16 +22,38 @@ type serveCommand struct {
 	NoSandbox bool             `help:"Without the sandbox bank and the sample client."`
 	Webhooks  []netip.AddrPort `name:"allow-webhook" help:"A private address that webhooks may go to, as ADDRESS:PORT." placeholder:"ADDRESS:PORT"`
 	Pace      time.Duration    `help:"Time between the beginnings of two scheduled refreshes." default:"250ms"`
+	Operator  companyFlags     `embed:"" prefix:"operator-"`
 	PerMinute int              `name:"per-minute" help:"Requests a minute allowed to each caller." default:"600"`
+}
+
+// companyFlags say who runs this, to investors. With the sandbox it is practice and they may be missing.
+type companyFlags struct {
+	Name      string `help:"Your company's name, as investors read it; required with --no-sandbox, like the four that follow." env:"SLUIS_OPERATOR_NAME"`
+	Authority string `help:"The authority that supervises your company." env:"SLUIS_OPERATOR_AUTHORITY"`
+	Licence   string `help:"Your company's number with that authority." env:"SLUIS_OPERATOR_LICENCE"`
+	Privacy   string `help:"The https address of your privacy notice." env:"SLUIS_OPERATOR_PRIVACY"`
+	Contact   string `help:"The e-mail address, or the https address of the page, where investors reach you." env:"SLUIS_OPERATOR_CONTACT"`
+}
+
+// company is who runs this. Without the sandbox, nothing starts before investors can know it.
+func (c serveCommand) company() (consent.Company, error) {
+	company := consent.Company(c.Operator)
+	if c.NoSandbox || company != (consent.Company{}) {
+		return company, company.Check()
+	}
+	return company, nil
 }
 
 // Run serves until it is interrupted.
 func (c serveCommand) Run(ctx context.Context, o *options) error {
 	begun := time.Now()
-	s := home.Settings{Data: o.data(), Backend: o.Backend, Shards: o.Shards, API: c.API, Pages: c.Pages, Pace: c.Pace, PerMinute: c.PerMinute, Webhooks: c.Webhooks}
+	company, err := c.company()
+	if err != nil {
+		return err
+	}
+	s := home.Settings{Company: company, Data: o.data(), Backend: o.Backend, Shards: o.Shards, API: c.API, Pages: c.Pages, Pace: c.Pace, PerMinute: c.PerMinute, Webhooks: c.Webhooks}
 	var sample net.Listener
 	if !c.NoSandbox {
-		var err error
 		if sample, err = net.Listen("tcp", c.Sample); err != nil {
 			return home.Listening("sample client", "--sample", err)
 		}

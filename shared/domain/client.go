@@ -17,12 +17,32 @@ type Client struct {
 	Saving        map[Product]Saving `json:"saving"`                   // what may be kept, per product; missing means latest
 	Regions       []string           `json:"regions,omitempty"`        // where data may be kept; empty means anywhere this operator runs
 	ReturnOrigins []string           `json:"return_origins,omitempty"` // scheme://host[:port] that an investor may be sent back to
+	Logo          Picture            `json:"logo,omitzero"`            // what the client's Logo holds
 	CreatedAt     Time               `json:"created_at"`
 	UpdatedAt     Time               `json:"updated_at"`
 }
 
 func (*Client) Kind() DocumentKind { return "client" }
 func (c *Client) Key() string      { return string(c.ID) }
+
+// Picture describes an image: the first 16 hexadecimal digits of its SHA-256, and its size in pixels.
+type Picture struct {
+	Digest string `json:"digest"`
+	Width  int    `json:"width"`
+	Height int    `json:"height"`
+}
+
+// Logo is the image that investors see beside the client's name. It is a document of its own, so that nobody who only
+// asks about the client reads it.
+type Logo struct {
+	ClientID  ClientID `json:"client_id"`
+	MediaType string   `json:"media_type"` // image/png or image/jpeg
+	Image     []byte   `json:"image"`
+	UpdatedAt Time     `json:"updated_at"`
+}
+
+func (*Logo) Kind() DocumentKind { return "logo" }
+func (l *Logo) Key() string      { return string(l.ClientID) }
 
 // ClientState says whether a client may act.
 type ClientState string

@@ -99,7 +99,8 @@ const (
 	ReasonAccountLocked      Reason = "account_locked"        // the bank locked the access; unlock it there
 	ReasonActionRequired     Reason = "action_required"       // the bank wants something done on its own page first
 	ReasonSCARequired        Reason = "sca_required"          // an unattended refresh met SCA; the investor must come back
-	ReasonSCARejected        Reason = "sca_rejected"          // the investor or the bank said no
+	ReasonSCARejected        Reason = "sca_rejected"          // the bank, or the investor in the bank's app, said no
+	ReasonSCACancelled       Reason = "sca_cancelled"         // the investor stopped it on our page
 	ReasonSCAExpired         Reason = "sca_expired"           // nobody answered in time
 	ReasonBankUnavailable    Reason = "bank_unavailable"      // the bank did not answer, or with a failure
 	ReasonRateLimited        Reason = "rate_limited"          // the bank asked for a pause

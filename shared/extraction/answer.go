@@ -45,7 +45,7 @@ func (e *Engine) answer(ctx context.Context, s *domain.Session, r domain.AnswerR
 	ctx, j.stop = context.WithCancelCause(ctx)
 	defer j.stop(nil)
 	if r.Kind == domain.AnswerCancel {
-		return e.fail(ctx, j, &Failure{Reason: domain.ReasonSCARejected, Err: errors.New("the investor gave up")})
+		return e.fail(ctx, j, &Failure{Reason: domain.ReasonSCACancelled, Err: errors.New("the investor stopped it")})
 	}
 	in, err := e.input(ctx, j, r)
 	if err != nil {

@@ -136,7 +136,7 @@ var paths = []path{
 			return domain.AnswerCode, code
 		}},
 	{name: "cancelled by the investor", prepare: asks("code"), cause: domain.CauseFirst, say: always(domain.AnswerCancel, ""),
-		stands: "failed(sca_rejected) paused(sca_rejected) accepted", logins: 1},
+		stands: "failed(sca_cancelled) paused(sca_cancelled) accepted", logins: 1},
 	{name: "nobody answers", prepare: asks("code"), cause: domain.CauseFirst, say: always("", ""),
 		stands: "failed(sca_expired) paused(sca_expired) accepted", logins: 1},
 	{name: "exempt", prepare: asks(""), cause: domain.CauseFirst, stands: whole, logins: 1},

@@ -244,7 +244,7 @@ func TestChoice(t *testing.T) {
 	c := w.challenge()
 	w.expect("the other method", say(c.State, c.Method, len(c.Display)), "awaiting_user PUSH 0")
 	w.must(w.answer(domain.AnswerCancel, ""))
-	w.expect("after the cancel", w.stands(), "failed(sca_rejected) paused(sca_rejected) accepted")
+	w.expect("after the cancel", w.stands(), "failed(sca_cancelled) paused(sca_cancelled) accepted")
 	w.rest()
 	w.expect("steps", w.bank.steps(), "login select select select end")
 	w.sound()

@@ -45,7 +45,7 @@ var closed = map[string][]string{
 	"sca": {string(domain.SCAVerified), string(domain.SCARejected), string(domain.SCAExpired), string(domain.SCAFailed),
 		string(domain.SCARequired)},
 	"reason": {string(domain.ReasonCredentialsRefused), string(domain.ReasonAccountLocked), string(domain.ReasonActionRequired),
-		string(domain.ReasonSCARequired), string(domain.ReasonSCARejected), string(domain.ReasonSCAExpired),
+		string(domain.ReasonSCARequired), string(domain.ReasonSCARejected), string(domain.ReasonSCACancelled), string(domain.ReasonSCAExpired),
 		string(domain.ReasonBankUnavailable), string(domain.ReasonRateLimited), string(domain.ReasonBankAnswer),
 		string(domain.ReasonInterrupted), string(domain.ReasonEgressRefused), string(domain.ReasonConsentEnded),
 		string(domain.ReasonCredentialsErased), string(domain.ReasonDataErased), string(domain.ReasonInternal)},
@@ -171,7 +171,7 @@ func sca(action string, details map[string]string) string {
 		return string(domain.SCAExpired)
 	case action == "session.failed" && reason == string(domain.ReasonSCARequired):
 		return string(domain.SCARequired)
-	case action == "session.failed" && reason == string(domain.ReasonSCARejected):
+	case action == "session.failed" && (reason == string(domain.ReasonSCARejected) || reason == string(domain.ReasonSCACancelled)):
 		return string(domain.SCARejected)
 	case action == "session.failed" && asked:
 		return string(domain.SCAFailed)

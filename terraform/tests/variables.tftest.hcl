@@ -8,7 +8,8 @@ variables {
     keys    = { id = "example-keys", number = "222222222222" }
     audit   = { id = "example-audit", number = "333333333333" }
   }
-  domains = { api = "api.example.com", pages = "connect.example.com" }
+  domains  = { api = "api.example.com", pages = "connect.example.com" }
+  operator = { name = "Example Data B.V.", authority = "De Nederlandsche Bank", licence = "R123456", privacy = "https://example.com/privacy", contact = "help@example.com" }
 }
 
 run "the_first_apply_makes_no_function" {
@@ -39,6 +40,8 @@ run "mistakes_first" {
     region = "us-central1"
     # a domain with a scheme
     domains = { api = "https://api.example.com", pages = "connect.example.com" }
+    # an operator without a name
+    operator = { name = "", authority = "BaFin", licence = "10012345", privacy = "https://example.com/privacy", contact = "help@example.com" }
     # a source that is no sum
     sources = { consent = "latest" }
     # a runtime that is not go
@@ -73,7 +76,7 @@ run "mistakes_first" {
     labels = { Team = "x" }
   }
 
-  expect_failures = [var.projects, var.region, var.domains, var.sources, var.runtime, var.functions, var.network_range, var.egress_addresses, var.webhooks_allow, var.refresh_interval, var.log_level, var.traces, var.rate_limits, var.client_authorities, var.key_administrators, var.secret_keepers, var.key_rotation_days, var.key_destroy_days, var.labels]
+  expect_failures = [var.projects, var.region, var.domains, var.operator, var.sources, var.runtime, var.functions, var.network_range, var.egress_addresses, var.webhooks_allow, var.refresh_interval, var.log_level, var.traces, var.rate_limits, var.client_authorities, var.key_administrators, var.secret_keepers, var.key_rotation_days, var.key_destroy_days, var.labels]
 }
 
 run "mistakes_second" {
@@ -91,6 +94,8 @@ run "mistakes_second" {
     region = "europe-west2"
     # one domain for both
     domains = { api = "api.example.com", pages = "api.example.com" }
+    # a privacy notice without https
+    operator = { name = "Example Data B.V.", authority = "BaFin", licence = "10012345", privacy = "http://example.com/privacy", contact = "help@example.com" }
     # a source missing
     sources = { consent = "0000000000000000000000000000000000000000000000000000000000000000" }
     # too little memory
@@ -105,7 +110,7 @@ run "mistakes_second" {
     key_administrators = { inner = ["allAuthenticatedUsers"] }
   }
 
-  expect_failures = [var.projects, var.region, var.domains, var.sources, var.functions, var.network_range, var.egress_addresses, var.webhooks_allow, var.key_administrators]
+  expect_failures = [var.projects, var.region, var.domains, var.operator, var.sources, var.functions, var.network_range, var.egress_addresses, var.webhooks_allow, var.key_administrators]
 }
 
 run "mistakes_third" {

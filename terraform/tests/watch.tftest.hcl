@@ -7,7 +7,8 @@ variables {
     keys    = { id = "example-keys", number = "222222222222" }
     audit   = { id = "example-audit", number = "333333333333" }
   }
-  domains = { api = "api.example.com", pages = "connect.example.com" }
+  domains  = { api = "api.example.com", pages = "connect.example.com" }
+  operator = { name = "Example Data B.V.", authority = "De Nederlandsche Bank", licence = "R123456", privacy = "https://example.com/privacy", contact = "help@example.com" }
 }
 
 run "nobody_builds_and_nobody_pays_by_default" {

@@ -341,7 +341,8 @@ func (r *region) deploy(f home.Function) {
 		"GCE_METADATA_HOST=" + r.metadata(d), "SLUIS_ISSUER=" + r.issuer.URL, "SLUIS_AUDIENCE=" + d.url,
 		"SLUIS_CALLERS=push@p.iam.gserviceaccount.com,challenge@p.iam.gserviceaccount.com",
 		"SLUIS_LOG_LEVEL=debug", "SLUIS_CUSTODIAN=" + custodian, "SLUIS_CUSTODIANS=" + custodian, "SLUIS_SANDBOX=" + r.at.Address(), "SLUIS_SANDBOX_CA=" + filepath.Join(r.dir, r.project+".pem"),
-		"SLUIS_PAGES_URL=" + r.Pages, "SLUIS_ANSWER_URL=" + answer, "SLUIS_REFRESH_INTERVAL=1ms", "SLUIS_WEBHOOKS_ALLOW=" + inbox.Host + "," + r.second.Addr().String()}
+		"SLUIS_PAGES_URL=" + r.Pages, "SLUIS_OPERATOR_NAME=Example Data B.V.", "SLUIS_OPERATOR_AUTHORITY=De Nederlandsche Bank", "SLUIS_OPERATOR_LICENCE=R123456",
+		"SLUIS_OPERATOR_PRIVACY=https://example.com/privacy", "SLUIS_OPERATOR_CONTACT=help@example.com", "SLUIS_ANSWER_URL=" + answer, "SLUIS_REFRESH_INTERVAL=1ms", "SLUIS_WEBHOOKS_ALLOW=" + inbox.Host + "," + r.second.Addr().String()}
 	held := slices.DeleteFunc(slices.Clone(f.Holds), func(name string) bool { return name == "certificate" })
 	d.environ = append(d.environ, "SLUIS_HOLDS="+strings.Join(held, ","))
 	for name := range r.pipeline.Keys {

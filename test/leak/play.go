@@ -48,7 +48,7 @@ var Unfinished = map[string]string{
 	"asked":          "login 20000002 / challenge code",
 	"wrong code":     "login 20000022 / challenge code / code 999999 / challenge again",
 	"expired code":   "login 20000021 / challenge code / code 111111 / challenge expired",
-	"no code at all": "login 20000001 / challenge code / cancel / paused sca_rejected",
+	"no code at all": "login 20000001 / challenge code / cancel / paused sca_cancelled",
 	"read":           "login 20000002 / challenge code / code 111111 / done",
 	"read again":     "login 20000005 / done / refresh / version 2",
 	"bank down":      "login 20000033 / paused bank_unavailable",

@@ -92,7 +92,7 @@ func TestCounts(t *testing.T) {
 	story(t, s, "wrong-pin")         // credentials refused; then a right SMS code
 	story(t, s, "login-20000022")    // a wrong SMS code, then the right one
 	story(t, s, "refresh-meets-sca") // a requested reading meets SCA; and two attended ones
-	story(t, s, "gives-up")          // the investor rejects SCA
+	story(t, s, "gives-up")          // the investor stops at the bank's question
 	story(t, s, "denied")            // no consent: one webhook, tried twice at the second endpoint; a read is refused
 	story(t, s, "refresh")           // without SCA, and once more
 	for end := time.Now().Add(time.Minute); came.Load() < 2; time.Sleep(50 * time.Millisecond) {
@@ -114,7 +114,7 @@ func TestCounts(t *testing.T) {
 		{"sluis.refreshes", []string{"cause", "requested", "outcome", "complete"}, 1},
 		{"sluis.refreshes", []string{"cause", "requested", "outcome", "failed", "reason", "sca_required"}, 1},
 		{"sluis.refreshes", []string{"cause", "reconnect", "outcome", "complete"}, 1},
-		{"sluis.refreshes", []string{"outcome", "failed", "reason", "sca_rejected"}, 1},
+		{"sluis.refreshes", []string{"outcome", "failed", "reason", "sca_cancelled"}, 1},
 		{"sluis.refreshes", []string{"custodian", bank}, 9},
 		{"sluis.refreshes", nil, 9},
 		{"sluis.sca", []string{"method", "sms", "outcome", "verified"}, 4},
@@ -302,7 +302,7 @@ func lists() (map[string][]string, error) {
 		"span custodian": custodians, "span server.address": {"bank.sandbox.invalid"}, "span http.response.status_code": nil,
 		"span kind":                 {"code", "poll", "select", "renew", "cancel"},
 		"sluis.refreshes custodian": custodians, "sluis.refreshes cause": {"first", "reconnect", "requested", "scheduled"},
-		"sluis.refreshes outcome": {"complete", "failed", "cancelled"}, "sluis.refreshes reason": {"none", "credentials_refused", "sca_required", "sca_rejected"},
+		"sluis.refreshes outcome": {"complete", "failed", "cancelled"}, "sluis.refreshes reason": {"none", "credentials_refused", "sca_required", "sca_cancelled"},
 		"sluis.sca custodian": custodians, "sluis.sca method": append(methods, "none"), "sluis.sca outcome": {"verified", "rejected", "required"},
 		"sluis.consent.denials code": {"consent_rejected"}}
 	if words["span code"], err = codes(); err != nil {

@@ -765,6 +765,10 @@ func (w *world) wanted(name string, f function) map[string]string {
 		}
 		slices.Sort(ids)
 		env["SLUIS_CUSTODIANS"], env["SLUIS_PAGES_URL"] = strings.Join(ids, ","), "https://connect.example.com"
+		for name, value := range map[string]string{"NAME": "Example Data B.V.", "AUTHORITY": "De Nederlandsche Bank", "LICENCE": "R123456",
+			"PRIVACY": "https://example.com/privacy", "CONTACT": "help@example.com"} {
+			env["SLUIS_OPERATOR_"+name] = value
+		}
 	}
 	return env
 }

@@ -47,8 +47,20 @@ function draw(next) {
 	drawClock();
 }
 
+// drawSteps moves on from the confirmation to the reading. The server draws the bar as it is before.
+function drawSteps(reading) {
+	const [confirming, following] = [...document.querySelectorAll(".steps li")].slice(2);
+	if (!reading || !following || following.hasAttribute("aria-current")) return;
+	confirming.className = "past";
+	confirming.removeAttribute("aria-current");
+	confirming.querySelector(".hush").textContent = ": " + word("step.past");
+	following.className = "now";
+	following.setAttribute("aria-current", "step");
+	following.querySelector(".hush").textContent = ": " + word("step.now");
+}
+
 function stageOf(challenge) {
-	if (!challenge || challenge.state === "verified" || challenge.state === "exempt") return "wait";
+	if (!challenge) return "wait";
 	if (challenge.state === "method_selection") return "select";
 	return challenge.flow === "code" ? "code" : "decoupled";
 }
@@ -63,12 +75,14 @@ function show(stage, challenge) {
 	warned = false;
 	at("other").open = false;
 	if (stage === "code") at("tan").value = "";
-	if (!first) focus(stages[stage].querySelector("h2"));
+	if (stage === "code") focus(at("tan"));
+	else if (!first) focus(stages[stage].querySelector("h2"));
 }
 
 function drawWait(next) {
 	const records = next.session?.records ?? 0;
-	const reading = records > 0 || next.challenge?.state === "verified" || next.challenge?.state === "exempt";
+	const reading = records > 0 || next.session?.cleared === true;
+	drawSteps(reading);
 	text("wait-title", reading ? word("sca.reading") : at("wait").dataset.connecting);
 	text("wait-text", word(reading ? "sca.reading.text" : "sca.connecting.text"));
 	text("records", records > 0 ? word("sca.records", { count: records }) : "");

@@ -38,7 +38,7 @@ function soon(wait) {
 		try {
 			await redraw();
 		} catch {
-			live.textContent = "The page could not be brought up to date. It tries again.";
+			live.textContent = "This page could not be updated. It will try again.";
 		}
 		running = false;
 		const every = Number(body.dataset.poll);
@@ -48,7 +48,7 @@ function soon(wait) {
 
 function arrived(event) {
 	const news = JSON.parse(event.data);
-	live.textContent = `${news.type} came${news.investor ? " for " + news.investor : ""}.`;
+	live.textContent = `Received ${news.type}${news.investor ? " for " + news.investor : ""}.`;
 	if ("live" in body.dataset) soon(100);
 	const newer = document.getElementById("newer");
 	if (newer && news.type === "portfolio.updated" && news.connection === newer.dataset.connection) newer.hidden = false;

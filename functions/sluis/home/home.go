@@ -48,6 +48,7 @@ type Settings struct {
 	Bank       string           // where the sandbox bank listens; empty means that none runs here
 	BankAt     *BankAddress     // a sandbox bank that runs elsewhere
 	Webhooks   []netip.AddrPort // private addresses that webhooks may go to
+	Company    consent.Company  // who runs this, as investors are told; beside a sandbox bank it may be nobody
 	PerMinute  int              // requests a minute from each caller; 0 means 600
 	Interval   time.Duration    // between a reading and the next that a client may ask for; 0 means one minute
 	Sweep      time.Duration    // between two rounds of the clock; 0 means 10 s
@@ -232,7 +233,8 @@ func (h *Home) wire(ctx context.Context, s Settings) error {
 	k, opening := h.Keys, h.Keys.Opening
 	door := &serve.Door{Store: h, Env: h.Env, Limits: serve.NewLimits(cmp.Or(s.PerMinute, serve.PerMinute)), Salt: k.Pseudonym}
 	reader := envelope.NewReader(opening("portfolio"), h.Env)
-	ask := &consent.Service{Store: h, Env: h.Env, Door: door, Custodians: h.custodians, LinkKey: k.Link, Inner: k.Inner, PagesURL: h.PagesURL()}
+	ask := &consent.Service{Store: h, Env: h.Env, Door: door, Custodians: h.custodians, LinkKey: k.Link, Inner: k.Inner, PagesURL: h.PagesURL(),
+		Company: s.Company, Practice: s.BankAt != nil}
 	gate := &seal.Service{Store: h, Env: h.Env, Door: door, Sealer: envelope.NewSealer(k.Closing("outer")), Inner: k.Inner}
 	question := &challenge.Service{Store: h, Env: h.Env, Door: door, Display: opening("display"), Bank: h}
 	reading := &portfolio.Service{Store: h, Env: h.Env, Door: door, Opener: reader, Interval: s.Interval}

@@ -36,6 +36,8 @@ import (
 //	SLUIS_CUSTODIAN        of extract and answer: which one; SLUIS_CUSTODIANS, with commas: all that have functions
 //	SLUIS_ANSWER_URL       where answer is called, with {custodian} in place of its name
 //	SLUIS_PAGES_URL        where investors come
+//	SLUIS_OPERATOR_NAME, SLUIS_OPERATOR_AUTHORITY, SLUIS_OPERATOR_LICENCE, SLUIS_OPERATOR_PRIVACY, SLUIS_OPERATOR_CONTACT
+//	                       the company that investors are told of: see consent.Company
 //	SLUIS_REFRESH_INTERVAL between a reading and the next that a client may ask for, such as 1m; empty means the usual one
 //	SLUIS_WEBHOOKS_ALLOW   private addresses that webhooks may go to, each with its port, with commas; empty means none
 //	SLUIS_HOLDS            secrets of pipeline.json that the function holds, with commas

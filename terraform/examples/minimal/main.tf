@@ -34,6 +34,8 @@ module "sluis" {
 
   domains = { api = "api.example.com", pages = "connect.example.com" }
   sources = var.sources
+
+  operator = { name = "Example Data B.V.", authority = "De Nederlandsche Bank", licence = "R123456", privacy = "https://example.com/privacy", contact = "help@example.com" }
 }
 
 output "sluis" {

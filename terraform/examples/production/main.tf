@@ -44,6 +44,8 @@ module "sluis" {
   sources            = var.sources
   client_authorities = var.client_authorities
 
+  operator = { name = "Example Data B.V.", authority = "De Nederlandsche Bank", licence = "R123456", privacy = "https://example.com/privacy", contact = "help@example.com" }
+
   key_administrators = { inner = ["group:sluis-inner@example.com"], keys = ["group:sluis-keys@example.com"] } # nobody is in both groups
   secret_keepers     = ["group:sluis-secrets@example.com"]
 
