@@ -15,9 +15,9 @@ import (
 )
 
 type demoCommand struct {
-	JSON      bool   `name:"json" help:"One JSON object a line, for machines."`
-	Only      string `help:"Only the journeys whose name contains this."`
-	Exchanges string `help:"Also write every API answer, webhook and event to this file, one JSON object a line." type:"path"`
+	JSON      bool   `name:"json" help:"Print one JSON object per line, for machines."`
+	Only      string `help:"Run only journeys whose name contains this text."`
+	Exchanges string `help:"Also write every API answer, webhook and event to this file, one JSON object per line." type:"path"`
 }
 
 // Run plays every journey in a process of its own ports. Without --data it works in a directory of its own, which it

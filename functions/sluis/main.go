@@ -4,7 +4,7 @@
 //	sluis                 start everything and print the addresses to open
 //	sluis demo            run every sandbox journey without a browser
 //	sluis client, key     add clients, issue and revoke their API keys
-//	sluis status          how much lies in the database, and what waits
+//	sluis status          how many documents there are, and what is waiting
 //	sluis dead-letters    list events that were given up, and put them back
 //	sluis audit           export the audit entries
 //	sluis secret, rotate  custodians' API credentials; new encryption keys
@@ -25,10 +25,10 @@ import (
 
 // options stand before every command.
 type options struct {
-	Data     string `help:"Directory of the database and the local keys: sluis-data if left out; for demo a new one that is removed afterwards." env:"SLUIS_DATA"`
-	Backend  string `help:"Where everything lies: sqlite:PATH on this machine, or gcp:PROJECT[/DATABASE] in Google Cloud, with the keys that the environment names. Empty means sluis.db in the data directory." env:"SLUIS_BACKEND"`
-	Shards   string `help:"Directory of the shards, without which no sealed document opens: shards in the data directory if left out. Keep it out of backups of the database." env:"SLUIS_SHARDS" placeholder:"DIR"`
-	LogLevel string `help:"debug, info, warn or error; warn if left out, and error for demo, whose banks fail on purpose." default:"" enum:",debug,info,warn,error" env:"SLUIS_LOG_LEVEL"`
+	Data     string `help:"Directory of the database and the local keys. Default: sluis-data; demo uses a new one and removes it afterwards." env:"SLUIS_DATA"`
+	Backend  string `help:"Where documents are stored: sqlite:PATH on this machine, or gcp:PROJECT[/DATABASE] in Google Cloud, with the keys that the environment names. Default: sluis.db in the data directory." env:"SLUIS_BACKEND"`
+	Shards   string `help:"Directory of the shards, without which no sealed document can be opened. Default: shards in the data directory. Keep it out of backups of the database." env:"SLUIS_SHARDS" placeholder:"DIR"`
+	LogLevel string `help:"How much to log: debug, info, warn or error. Default: warn; error for demo, whose banks fail on purpose." default:"" enum:",debug,info,warn,error" env:"SLUIS_LOG_LEVEL"`
 }
 
 // data is the directory that everything lies in.
@@ -43,15 +43,15 @@ type commands struct {
 	options
 	Serve       serveCommand       `cmd:"" default:"withargs" help:"Start everything and print the addresses to open."`
 	Demo        demoCommand        `cmd:"" help:"Run every sandbox journey without a browser."`
-	Client      clientCommands     `cmd:"" help:"Clients: wealth managers and apps that may ask for consents."`
-	Key         keyCommands        `cmd:"" help:"API keys of a client."`
-	Access      accessCommands     `cmd:"" help:"Logins at banks: what stands at them, and releasing one that rests."`
-	Status      statusCommand      `cmd:"" help:"How much lies in the database, and what waits."`
-	DeadLetters deadLetterCommands `cmd:"" name:"dead-letters" help:"Events that were given up."`
-	Audit       auditCommand       `cmd:"" help:"Export the audit entries as CloudEvents, one JSON object a line."`
-	Secret      secretCommands     `cmd:"" help:"Custodians' API credentials."`
-	Rotate      rotateCommand      `cmd:"" help:"Make a new version of a key; older ones still open what they closed."`
-	Versions    versionCommands    `cmd:"" help:"Versions of the encryption keys, and what still needs them."`
+	Client      clientCommands     `cmd:"" help:"Manage clients: the wealth managers and apps that may ask for consents."`
+	Key         keyCommands        `cmd:"" help:"Manage the API keys of a client."`
+	Access      accessCommands     `cmd:"" help:"Show logins at banks and how close each is to being locked; release one that rests."`
+	Status      statusCommand      `cmd:"" help:"Show how many documents there are and what is waiting."`
+	DeadLetters deadLetterCommands `cmd:"" name:"dead-letters" help:"Show or retry events that were given up."`
+	Audit       auditCommand       `cmd:"" help:"Export audit entries as CloudEvents, one JSON object per line."`
+	Secret      secretCommands     `cmd:"" help:"Set the API credentials that custodians gave you."`
+	Rotate      rotateCommand      `cmd:"" help:"Make a new version of a key. What older versions encrypted can still be read."`
+	Versions    versionCommands    `cmd:"" help:"Show the versions of encryption keys and what still needs them."`
 	Flow        flowCommand        `cmd:"" help:"Draw the pipeline as a Mermaid flowchart."`
 }
 

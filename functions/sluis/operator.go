@@ -24,10 +24,10 @@ type clientCommands struct {
 }
 
 type clientAdd struct {
-	Name    string   `arg:"" help:"Shown to investors."`
-	Returns []string `name:"return-origin" help:"Origin that investors may be sent back to, for example https://app.example."`
-	Saving  []string `help:"What may be kept, as product=none, product=latest or product=history:DAYS." placeholder:"PRODUCT=SCOPE"`
-	Region  []string `help:"Where data may be kept; anywhere if left out."`
+	Name    string   `arg:"" help:"The client's name, as investors see it."`
+	Returns []string `name:"return-origin" help:"Where investors may be sent back to: an origin such as https://app.example. May be repeated."`
+	Saving  []string `help:"What may be stored of a product: PRODUCT=none, PRODUCT=latest or PRODUCT=history:DAYS. Default: latest. May be repeated." placeholder:"PRODUCT=SCOPE"`
+	Region  []string `help:"Where data may be stored, for example europe-west4. Default: anywhere. May be repeated."`
 	Logo    string   `help:"A PNG or JPEG file, up to 64 kB and 512 pixels a side, that investors see beside the name." type:"existingfile"`
 }
 
@@ -103,7 +103,7 @@ func parseSaving(pairs []string) (map[domain.Product]domain.Saving, error) {
 		}
 		product, s := domain.Product(words[1]), domain.Saving{Scope: domain.SavingScope(words[2] + words[3])}
 		if _, twice := out[product]; twice {
-			return nil, fmt.Errorf("--saving %s: %s stands there already", pair, product)
+			return nil, fmt.Errorf("--saving %s: %s is given twice", pair, product)
 		}
 		if words[4] != "" {
 			var err error
@@ -132,18 +132,18 @@ func (clientList) Run(ctx context.Context, o *options) error {
 }
 
 type keyCommands struct {
-	Issue  keyIssue  `cmd:"" help:"Issue a key; its token is shown once."`
+	Issue  keyIssue  `cmd:"" help:"Issue a key. Its token is shown only once."`
 	List   keyList   `cmd:"" help:"List a client's keys."`
 	Revoke keyRevoke `cmd:"" help:"Revoke a key at once."`
 }
 
 type keyIssue struct {
-	Client  string `arg:"" help:"cli_…"`
-	Role    string `help:"client, advisor or reviewer." default:"client" enum:"client,advisor,reviewer"`
-	Advisor string `help:"adv_…, with the role advisor."`
-	Label   string `help:"A note to tell keys apart."`
-	Admin   bool   `help:"It may make, rotate and revoke the client's keys; a client's first key may anyway."`
-	Days    int    `help:"How long it opens." default:"365"`
+	Client  string `arg:"" help:"The client's identifier, cli_…"`
+	Role    string `help:"What the key may do: client, advisor or reviewer." default:"client" enum:"client,advisor,reviewer"`
+	Advisor string `help:"The advisor whose key it is, adv_…; only with --role advisor."`
+	Label   string `help:"A note that helps you tell keys apart."`
+	Admin   bool   `help:"The key may make, rotate and revoke the client's keys. A client's first key may anyway."`
+	Days    int    `help:"For how many days the key is valid." default:"365"`
 }
 
 func (c keyIssue) Run(ctx context.Context, o *options) error {
@@ -159,7 +159,7 @@ func issue(ctx context.Context, b *home.Backend, client domain.ClientID, terms c
 		return err
 	}
 	defer token.Wipe()
-	fmt.Printf("key %s (%s) until %s\ntoken %s\nThe token is shown this once; keep it where secrets are kept.\n", key.ID, rights(key), key.ExpiresAt, token.Reveal())
+	fmt.Printf("key %s (%s) until %s\ntoken %s\nThe token is shown only this once. Store it where you keep secrets.\n", key.ID, rights(key), key.ExpiresAt, token.Reveal())
 	return nil
 }
 
@@ -172,7 +172,7 @@ func rights(k *domain.APIKey) string {
 }
 
 type keyList struct {
-	Client string `arg:"" help:"cli_…"`
+	Client string `arg:"" help:"The client's identifier, cli_…"`
 }
 
 func (c keyList) Run(ctx context.Context, o *options) error {
@@ -193,8 +193,8 @@ func (c keyList) Run(ctx context.Context, o *options) error {
 }
 
 type keyRevoke struct {
-	Key  string `arg:"" help:"key_…"`
-	Line bool   `help:"Every key of its line too: those that it came from and those that replaced it."`
+	Key  string `arg:"" help:"The key's identifier, key_…"`
+	Line bool   `help:"Also revoke every key of its line: those it came from and those that replaced it."`
 }
 
 func (c keyRevoke) Run(ctx context.Context, o *options) error {
@@ -204,13 +204,13 @@ func (c keyRevoke) Run(ctx context.Context, o *options) error {
 }
 
 type deadLetterCommands struct {
-	List    deadLetterList    `cmd:"" help:"List them, newest first."`
-	Redrive deadLetterRedrive `cmd:"" help:"Put them back on their topics."`
+	List    deadLetterList    `cmd:"" help:"List events that were given up, newest first."`
+	Redrive deadLetterRedrive `cmd:"" help:"Handle given-up events once more."`
 }
 
 type deadLetterList struct {
-	Limit int  `help:"At most so many." default:"100"`
-	JSON  bool `name:"json" help:"One JSON object a line."`
+	Limit int  `help:"Show at most this many." default:"100"`
+	JSON  bool `name:"json" help:"Print one JSON object per line."`
 }
 
 func (c deadLetterList) Run(ctx context.Context, o *options) error {
@@ -230,8 +230,8 @@ func (c deadLetterList) Run(ctx context.Context, o *options) error {
 }
 
 type deadLetterRedrive struct {
-	Events []string `arg:"" optional:"" help:"msg_…; --all for every one."`
-	All    bool     `help:"Every dead letter."`
+	Events []string `arg:"" optional:"" help:"Identifiers of events, msg_…"`
+	All    bool     `help:"All events that were given up."`
 }
 
 func (c deadLetterRedrive) Run(ctx context.Context, o *options) error {
@@ -269,8 +269,8 @@ func redrive(ctx context.Context, b *home.Backend, id domain.EventID) error {
 }
 
 type auditCommand struct {
-	From string `help:"Entries from this time on, RFC 3339."`
-	To   string `help:"Entries before this time, RFC 3339."`
+	From string `help:"Only entries from this time on, for example 2026-05-01T00:00:00Z."`
+	To   string `help:"Only entries before this time."`
 }
 
 // Run writes the entries to standard output, oldest first.
@@ -301,11 +301,11 @@ func (c auditCommand) Run(ctx context.Context, o *options) error {
 }
 
 type secretCommands struct {
-	Set secretSet `cmd:"" help:"Set a secret, read from standard input: for example comdirect/client_id."`
+	Set secretSet `cmd:"" help:"Set a secret. Its value is read from standard input."`
 }
 
 type secretSet struct {
-	Name string `arg:"" help:"As custodians.json names it."`
+	Name string `arg:"" help:"The secret's name in custodians.json, for example comdirect/client_id."`
 }
 
 // Run reads the value from standard input, so that it stands in no process list and no shell history.
@@ -319,14 +319,14 @@ func (c secretSet) Run(ctx context.Context, o *options) error {
 }
 
 type rotateCommand struct {
-	Key string `arg:"" enum:"inner,outer,session,display,portfolio,webhook,certificate" help:"inner, outer, session, display, portfolio, webhook or certificate."`
+	Key string `arg:"" enum:"inner,outer,session,display,portfolio,webhook,certificate" help:"Which key: inner, outer, session, display, portfolio, webhook or certificate."`
 }
 
 func (c rotateCommand) Run(ctx context.Context, o *options) error {
 	return withStore(ctx, o, func(b *home.Backend) error {
 		made, err := b.Rotate(ctx, c.Key)
 		if err == nil {
-			fmt.Println("a new version is used from now on, and lies in", made)
+			fmt.Println("a new version is used from now on:", made)
 		}
 		return err
 	})

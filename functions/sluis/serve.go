@@ -15,15 +15,15 @@ import (
 )
 
 type serveCommand struct {
-	API       string           `name:"api" help:"Where clients call." default:"127.0.0.1:8080"`
-	Pages     string           `help:"Where investors come." default:"127.0.0.1:8081"`
-	Bank      string           `help:"Where the sandbox bank listens." default:"127.0.0.1:8443"`
-	Sample    string           `help:"Where the sample client listens." default:"127.0.0.1:8090"`
-	NoSandbox bool             `help:"Without the sandbox bank and the sample client."`
-	Webhooks  []netip.AddrPort `name:"allow-webhook" help:"A private address that webhooks may go to, as ADDRESS:PORT." placeholder:"ADDRESS:PORT"`
-	Pace      time.Duration    `help:"Time between the beginnings of two scheduled refreshes." default:"250ms"`
+	API       string           `name:"api" help:"Address of the client API." default:"127.0.0.1:8080"`
+	Pages     string           `help:"Address of the investor pages." default:"127.0.0.1:8081"`
+	Bank      string           `help:"Address of the sandbox bank." default:"127.0.0.1:8443"`
+	Sample    string           `help:"Address of the sample client." default:"127.0.0.1:8090"`
+	NoSandbox bool             `help:"Run without the sandbox bank and the sample client. Then the --operator flags are required."`
+	Webhooks  []netip.AddrPort `name:"allow-webhook" help:"A private address that webhooks may be sent to. May be repeated." placeholder:"ADDRESS:PORT"`
+	Pace      time.Duration    `help:"Time between the starts of two scheduled refreshes." default:"250ms"`
 	Operator  companyFlags     `embed:"" prefix:"operator-"`
-	PerMinute int              `name:"per-minute" help:"Requests a minute allowed to each caller." default:"600"`
+	PerMinute int              `name:"per-minute" help:"How many requests each caller may make per minute." default:"600"`
 }
 
 // companyFlags say who runs this, to investors. With the sandbox it is practice and they may be missing.
@@ -82,7 +82,7 @@ func greet(h *home.Home, sample net.Listener, begun time.Time) {
 	w := os.Stdout
 	fmt.Fprintf(w, "%s\n\n", h.Keys.Banner)
 	if sample != nil {
-		fmt.Fprintf(w, "  Sample client   http://%s   begin here\n", sample.Addr())
+		fmt.Fprintf(w, "  Sample client   http://%s   start here\n", sample.Addr())
 	}
 	fmt.Fprintf(w, "  Investor pages  %s\n", h.PagesURL())
 	fmt.Fprintf(w, "  Client API      %s/v1   described in schemas/openapi.yaml\n", h.APIURL())

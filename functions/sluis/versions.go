@@ -8,13 +8,13 @@ import (
 )
 
 type versionCommands struct {
-	List    versionList    `cmd:"" help:"List the versions of keys that rotate, and how many documents still need each. It reads them all."`
-	Rewrap  versionRewrap  `cmd:"" help:"Have what older versions closed closed anew now, and not within a month: portfolios' keys and webhook secrets."`
-	Disable versionDisable `cmd:"" help:"Put a version out of use, unless it closes or something needs it."`
+	List    versionList    `cmd:"" help:"List the versions of keys, and how many documents still need each. This reads all documents."`
+	Rewrap  versionRewrap  `cmd:"" help:"Encrypt again with the newest version now, instead of within a month: portfolio keys and webhook secrets."`
+	Disable versionDisable `cmd:"" help:"Disable a version, unless it is the newest or something still needs it."`
 }
 
 type versionList struct {
-	Keys []string `arg:"" optional:"" help:"inner, outer, session, display, portfolio or webhook; all if none is named."`
+	Keys []string `arg:"" optional:"" help:"Which keys: inner, outer, session, display, portfolio or webhook. Default: all."`
 }
 
 func (c versionList) Run(ctx context.Context, o *options) error {
@@ -45,8 +45,8 @@ func (versionRewrap) Run(ctx context.Context, o *options) error {
 }
 
 type versionDisable struct {
-	Key    string `arg:"" enum:"inner,outer,session,display,portfolio,webhook" help:"inner, outer, session, display, portfolio or webhook."`
-	Number int    `arg:"" help:"As versions list shows it."`
+	Key    string `arg:"" enum:"inner,outer,session,display,portfolio,webhook" help:"Which key: inner, outer, session, display, portfolio or webhook."`
+	Number int    `arg:"" help:"The version's number, as versions list shows it."`
 }
 
 func (c versionDisable) Run(ctx context.Context, o *options) error {

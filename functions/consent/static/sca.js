@@ -214,7 +214,10 @@ at("tan").addEventListener("keydown", (event) => {
 at("codeform").addEventListener("submit", (event) => event.preventDefault());
 at("renew").addEventListener("click", () => send("renew", word("sca.renewing")));
 at("cancel").addEventListener("click", () => send("cancel", word("sca.cancelling")));
-addEventListener("pagehide", () => { at("tan").value = ""; });
+addEventListener("pagehide", () => {
+	at("tan").value = "";
+	closeLive(); // a page that the browser keeps must not hold one of its six connections to us
+});
 
 // Following the state: live events first; if they keep failing, asking every few seconds.
 let live = null;
