@@ -193,7 +193,7 @@ func (th *theatre) confirmations() []confirmation {
 		{"picture", th.challenge("code", "P_TAN", "challenge_issued", map[string]any{"image_url": "/challenge/chal_1/image?v=1"}),
 			code + ` && document.querySelector("#code-image").complete`},
 		{"wrong", th.challenge("code", "M_TAN", "rejected", map[string]any{"digits": 6, "tries_left": 1}), code + ` && document.querySelector("#status").textContent !== ""`},
-		{"too late", th.challenge("code", "M_TAN", "expired", map[string]any{"digits": 6}), code + ` && document.querySelector("#status").textContent !== ""`},
+		{"too late", th.challenge("code", "M_TAN", "expired", map[string]any{"digits": 6}), code + ` && document.querySelector("#status").textContent !== "" && document.querySelector("#clock").textContent === ""`},
 		{"app", th.challenge("decoupled", "P_TAN_PUSH", "awaiting_user", nil), `!document.querySelector("#decoupled").hidden`},
 	}
 }

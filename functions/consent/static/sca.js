@@ -150,7 +150,7 @@ function fill(list, methods) {
 function drawClock() {
 	const clock = at("clock");
 	const challenge = state?.page === "sca" ? state.challenge : null;
-	if (!challenge?.answer_by) return void (clock.textContent = "");
+	if (!challenge?.answer_by || challenge.state === "expired") return void (clock.textContent = "");
 	const seconds = Math.max(0, Math.ceil((moment(challenge.answer_by) - Date.now() - drift) / 1000));
 	const time = `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
 	clock.textContent = seconds > 0 ? word("sca.left", { time }) : word("sca.over");
