@@ -538,7 +538,7 @@ func (th *theatre) sealedOnly() {
 }
 
 // TestAlteredScriptDoesNotRun serves another seal.js than the page's digest says: the module that imports it must not
-// run either, so nothing that is typed goes anywhere.
+// run either, so nothing that is typed goes anywhere; the page says that it does not work, and cannot be pressed.
 func TestAlteredScriptDoesNotRun(t *testing.T) {
 	th := newTheatre(t)
 	complaints := th.listen()
@@ -546,7 +546,7 @@ func TestAlteredScriptDoesNotRun(t *testing.T) {
 	th.granted()
 	th.text("#f-username", accessNumber)
 	th.text("#f-password", password)
-	th.click("#submit")
+	th.until("being told that the page does not work", `getComputedStyle(document.querySelector("#late")).visibility === "visible" && document.querySelector("#submit").disabled`)
 	th.text("#f-password", "\r")
 	title, err := chromedp.Run(th.ctx, chromedp.Evaluate[string](`location.pathname + location.search + " " + document.title`))
 	if err != nil || !strings.HasPrefix(title, "/connect Log in") {
