@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	bank "sluis.internal/functions/sandbox/comdirect"
@@ -23,7 +24,11 @@ type demoCommand struct {
 // Run plays every journey in a process of its own ports. Without --data it works in a directory of its own, which it
 // removes.
 func (d demoCommand) Run(ctx context.Context, o *options) (err error) {
-	if o.Data == "" {
+	if err := d.known(); err != nil {
+		return err
+	}
+	temporary := o.Data == ""
+	if temporary {
 		dir, err := os.MkdirTemp("", "sluis-demo-")
 		if err != nil {
 			return err
@@ -44,6 +49,9 @@ func (d demoCommand) Run(ctx context.Context, o *options) (err error) {
 	if err != nil {
 		return err
 	}
+	if !temporary {
+		announce(stage.Home.Backend, o.data())
+	}
 	failed, err := d.perform(ctx, stage)
 	if err = errors.Join(err, stage.Close()); err != nil {
 		return err
@@ -52,6 +60,15 @@ func (d demoCommand) Run(ctx context.Context, o *options) (err error) {
 		return fmt.Errorf("%d journeys failed", failed)
 	}
 	return nil
+}
+
+// known refuses to play nothing.
+func (d demoCommand) known() error {
+	all, err := journey.All()
+	if err == nil && !slices.ContainsFunc(all, func(j journey.Journey) bool { return strings.Contains(j.Name, d.Only) }) {
+		err = fmt.Errorf("no journey has %q in its name; without --only, all are played and named", d.Only)
+	}
+	return err
 }
 
 // perform plays the journeys one after the other.

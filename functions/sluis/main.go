@@ -9,7 +9,11 @@
 //	sluis audit           export the audit entries
 //	sluis secret, rotate  custodians' API credentials; new encryption keys
 //	sluis versions        which versions of keys are still needed; re-wrap what older ones closed; disable one
+//	sluis backup, restore copy everything while it runs; put a copy in place
+//	sluis verify          look whether everything that is named exists and opens
 //	sluis flow            draw the pipeline
+//
+// It ends with 0 if all is well, 1 if a command failed, and 2 if it was not understood.
 package main
 
 import (
@@ -25,10 +29,11 @@ import (
 
 // options stand before every command.
 type options struct {
-	Data     string `help:"Directory of the database and the local keys. Default: sluis-data; demo uses a new one and removes it afterwards." env:"SLUIS_DATA"`
-	Backend  string `help:"Where documents are stored: sqlite:PATH on this machine, or gcp:PROJECT[/DATABASE] in Google Cloud, with the keys that the environment names. Default: sluis.db in the data directory." env:"SLUIS_BACKEND"`
-	Shards   string `help:"Directory of the shards, without which no sealed document can be opened. Default: shards in the data directory. Keep it out of backups of the database." env:"SLUIS_SHARDS" placeholder:"DIR"`
-	LogLevel string `help:"How much to log: debug, info, warn or error. Default: warn; error for demo, whose banks fail on purpose." default:"" enum:",debug,info,warn,error" env:"SLUIS_LOG_LEVEL"`
+	Data     string           `help:"Directory of the database and the local keys. Default: sluis-data; demo uses a new one and removes it afterwards." env:"SLUIS_DATA"`
+	Backend  string           `help:"Where documents are stored: sqlite:PATH on this machine, or gcp:PROJECT[/DATABASE] in Google Cloud, with the keys that the environment names. Default: sluis.db in the data directory." env:"SLUIS_BACKEND"`
+	Shards   string           `help:"Directory of the shards, without which no sealed document can be opened. Default: shards in the data directory. Keep it out of backups of the database." env:"SLUIS_SHARDS" placeholder:"DIR"`
+	Version  kong.VersionFlag `help:"Print the revision that this program was built from." env:"-"`
+	LogLevel string           `help:"How much to log: debug, info, warn or error. Default: warn; error for demo, whose banks fail on purpose." default:"" enum:",debug,info,warn,error" env:"SLUIS_LOG_LEVEL"`
 }
 
 // data is the directory that everything lies in.
@@ -52,6 +57,9 @@ type commands struct {
 	Secret      secretCommands     `cmd:"" help:"Set the API credentials that custodians gave you."`
 	Rotate      rotateCommand      `cmd:"" help:"Make a new version of a key. What older versions encrypted can still be read."`
 	Versions    versionCommands    `cmd:"" help:"Show the versions of encryption keys and what still needs them."`
+	Backup      backupCommand      `cmd:"" help:"Copy database and keys into a new folder, beside a running server."`
+	Restore     restoreCommand     `cmd:"" help:"Fill an empty data directory from a backup."`
+	Verify      verifyCommand      `cmd:"" help:"Check that everything that is named exists and can be opened. It reads all of it."`
 	Flow        flowCommand        `cmd:"" help:"Draw the pipeline as a Mermaid flowchart."`
 }
 
@@ -59,8 +67,14 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	var c commands
-	parsed := kong.Parse(&c, kong.Name("sluis"), kong.Description("Account information with the investor's consent: consent, seal, read, deliver, erase."),
-		kong.UsageOnError(), kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.BindTo(ctx, (*context.Context)(nil)))
+	parser := kong.Must(&c, kong.Name("sluis"), kong.Description("Account information with the investor's consent: consent, seal, read, deliver, erase."),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.BindTo(ctx, (*context.Context)(nil)), kong.Vars{"version": version()})
+	parsed, err := parser.Parse(os.Args[1:])
+	if err != nil {
+		fmt.Fprintln(os.Stderr, advice(parser, os.Args[1:], err))
+		stop()
+		os.Exit(2)
+	}
 	slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level(c.LogLevel, parsed.Command()), ReplaceAttr: cloudNames})))
 	if err := withoutCore(); err != nil {
 		slog.Warn(err.Error())

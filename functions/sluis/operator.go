@@ -41,7 +41,7 @@ func (c clientAdd) Run(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
-	return withStore(ctx, o, func(b *home.Backend) error {
+	return using(ctx, o, home.Found, func(b *home.Backend) error {
 		client, err := consent.AddClient(ctx, b, b.Env, c.Name, consent.Terms{Saving: saving, Regions: c.Region, ReturnOrigins: c.Returns, Logo: logo})
 		if err != nil {
 			return err
@@ -119,7 +119,7 @@ func parseSaving(pairs []string) (map[domain.Product]domain.Saving, error) {
 type clientList struct{}
 
 func (clientList) Run(ctx context.Context, o *options) error {
-	return withStore(ctx, o, func(b *home.Backend) error {
+	return looking(ctx, o, func(b *home.Backend) error {
 		clients, err := consent.ListClients(ctx, b)
 		if err != nil {
 			return err
@@ -176,7 +176,10 @@ type keyList struct {
 }
 
 func (c keyList) Run(ctx context.Context, o *options) error {
-	return withStore(ctx, o, func(b *home.Backend) error {
+	return looking(ctx, o, func(b *home.Backend) error {
+		if err := b.Get(ctx, &domain.Client{ID: domain.ClientID(c.Client)}); err != nil {
+			return fmt.Errorf("listing keys of %s (client list shows all clients): %w", c.Client, err)
+		}
 		keys, err := consent.ListKeys(ctx, b, domain.ClientID(c.Client))
 		if err != nil {
 			return err
@@ -213,8 +216,17 @@ type deadLetterList struct {
 	JSON  bool `name:"json" help:"Print one JSON object per line."`
 }
 
+// Validate bounds the list as the store does.
+func (c deadLetterList) Validate() error {
+	if c.Limit < 1 || c.Limit > 1000 {
+		return errors.New("--limit: want 1 to 1000")
+	}
+	return nil
+}
+
+// Run lists what was given up.
 func (c deadLetterList) Run(ctx context.Context, o *options) error {
-	return withStore(ctx, o, func(b *home.Backend) error {
+	return looking(ctx, o, func(b *home.Backend) error {
 		letters, err := b.DeadLetters(ctx, c.Limit)
 		if err != nil {
 			return err
@@ -240,8 +252,11 @@ func (c deadLetterRedrive) Run(ctx context.Context, o *options) error {
 	}
 	return withStore(ctx, o, func(b *home.Backend) error {
 		ids := c.Events
-		for c.All {
+		for some := false; c.All; some = true {
 			letters, err := b.DeadLetters(ctx, 100)
+			if err == nil && len(letters) == 0 && !some {
+				return errors.New("there is no dead letter to put back")
+			}
 			if err != nil || len(letters) == 0 {
 				return err
 			}
@@ -286,7 +301,7 @@ func (c auditCommand) Run(ctx context.Context, o *options) error {
 		}
 		*bound.to = t.String()
 	}
-	return withStore(ctx, o, func(b *home.Backend) error {
+	return looking(ctx, o, func(b *home.Backend) error {
 		for {
 			entries, next, err := domain.List[domain.Entry](ctx, b, q)
 			if err != nil {
@@ -332,13 +347,30 @@ func (c rotateCommand) Run(ctx context.Context, o *options) error {
 	})
 }
 
-// withStore opens the backend for one command.
+// looking opens the backend for a command that only reads.
+func looking(ctx context.Context, o *options, fn func(*home.Backend) error) error {
+	return using(ctx, o, home.Look, fn)
+}
+
+// withStore opens it for a command that changes something in an installation that is there.
 func withStore(ctx context.Context, o *options, fn func(*home.Backend) error) error {
-	b, err := home.OpenBackend(ctx, home.Settings{Data: o.data(), Backend: o.Backend, Shards: o.Shards})
+	return using(ctx, o, home.Work, fn)
+}
+
+func using(ctx context.Context, o *options, use home.Use, fn func(*home.Backend) error) error {
+	b, err := home.OpenBackend(ctx, home.Settings{Data: o.data(), Backend: o.Backend, Shards: o.Shards, Use: use})
 	if err != nil {
 		return err
 	}
+	announce(b, o.data())
 	return errors.Join(fn(b), b.Close())
+}
+
+// announce says that an installation was founded, for whoever mistyped its directory.
+func announce(b *home.Backend, data string) {
+	if b.Founded {
+		fmt.Fprintf(os.Stderr, "sluis: there was no installation in %s; a new one is founded there.\n", data)
+	}
 }
 
 func table(head string, n int, line func(int) string) error {

@@ -44,6 +44,17 @@ func (c serveCommand) company() (consent.Company, error) {
 	return company, nil
 }
 
+// Validate refuses what would stop everything, or bound nothing.
+func (c serveCommand) Validate() error {
+	switch {
+	case c.Pace <= 0:
+		return errors.New("--pace: want more than no time, for example 250ms")
+	case c.PerMinute < 1:
+		return errors.New("--per-minute: want 1 or more")
+	}
+	return nil
+}
+
 // Run serves until it is interrupted.
 func (c serveCommand) Run(ctx context.Context, o *options) error {
 	begun := time.Now()
@@ -52,6 +63,7 @@ func (c serveCommand) Run(ctx context.Context, o *options) error {
 		return err
 	}
 	s := home.Settings{Company: company, Data: o.data(), Backend: o.Backend, Shards: o.Shards, API: c.API, Pages: c.Pages, Pace: c.Pace, PerMinute: c.PerMinute, Webhooks: c.Webhooks}
+	fmt.Fprint(os.Stderr, warnOpen(exposed(c.addresses()...)))
 	var sample net.Listener
 	if !c.NoSandbox {
 		if sample, err = net.Listen("tcp", c.Sample); err != nil {
@@ -67,6 +79,7 @@ func (c serveCommand) Run(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
+	announce(h.Backend, o.data())
 	h.Begin(ctx)
 	if sample != nil {
 		if err := serveSample(ctx, h, o, sample); err != nil {
@@ -75,6 +88,14 @@ func (c serveCommand) Run(ctx context.Context, o *options) error {
 	}
 	greet(h, sample, begun)
 	return errors.Join(h.Wait(), h.Close())
+}
+
+// addresses are those that something will listen on.
+func (c serveCommand) addresses() []string {
+	if c.NoSandbox {
+		return []string{c.API, c.Pages}
+	}
+	return []string{c.API, c.Pages, c.Bank, c.Sample}
 }
 
 // greet prints the addresses to open.

@@ -14,7 +14,7 @@ type statusCommand struct{}
 
 // Run says how much lies in the database and what waits, without a look at any of it.
 func (statusCommand) Run(ctx context.Context, o *options) error {
-	return withStore(ctx, o, func(b *home.Backend) error {
+	return looking(ctx, o, func(b *home.Backend) error {
 		stocks, err := b.Stocks(ctx)
 		if err != nil {
 			return err

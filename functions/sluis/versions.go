@@ -18,7 +18,7 @@ type versionList struct {
 }
 
 func (c versionList) Run(ctx context.Context, o *options) error {
-	return withStore(ctx, o, func(b *home.Backend) error {
+	return looking(ctx, o, func(b *home.Backend) error {
 		all, err := b.Versions(ctx, c.Keys...)
 		if err != nil {
 			return err

@@ -24,6 +24,7 @@ func TestDocumentsNameThemselves(t *testing.T) {
 		{&Notice{ID: "k"}, "notice", "id"}, {&Endpoint{ID: "k"}, "endpoint", "id"}, {&Delivery{ID: "k"}, "delivery", "id"},
 		{&Once{ID: "k"}, "once", "id"}, {&BankAccess{ID: "k"}, "bank_access", "id"}, {&Entry{ID: "k"}, "audit_entry", "id"}, {&Erasure{ID: "k"}, "erasure", "id"},
 		{&LooseShard{ID: "k"}, "loose_shard", "id"},
+		{&Installation{Name: "k"}, "installation", "name"},
 	} {
 		t.Run(string(c.kind), func(t *testing.T) {
 			if c.doc.Kind() != c.kind || c.doc.Key() != "k" || seen[c.kind] {

@@ -22,6 +22,7 @@ func TestIDsParseAsTheirOwnTypeOnly(t *testing.T) {
 		{"chal", id[ChallengeID], parses[ChallengeID]}, {"pf", id[PortfolioID], parses[PortfolioID]},
 		{"evt", id[NoticeID], parses[NoticeID]}, {"ep", id[EndpointID], parses[EndpointID]}, {"dlv", id[DeliveryID], parses[DeliveryID]},
 		{"aud", id[EntryID], parses[EntryID]}, {"era", id[ErasureID], parses[ErasureID]}, {"msg", id[EventID], parses[EventID]}, {"shr", id[ShardID], parses[ShardID]},
+		{"inst", id[InstallationID], parses[InstallationID]},
 	} {
 		t.Run(c.prefix, func(t *testing.T) {
 			text := c.make()

@@ -67,7 +67,11 @@ type Keys struct {
 // the other opens too, for it looks again at the files.
 //
 // An RSA-4096 key takes a second to make, so the first one is made in the background: what needs it waits.
-func LocalKeys(dir string) (*Keys, error) {
+func LocalKeys(dir string) (*Keys, error) { return LocalKeysNoting(dir, noteNothing) }
+
+// LocalKeysNoting is LocalKeys for one who writes down which versions there are: note hears of the inner gate's first
+// key before anybody can use it. Of the other first ones Inventory tells when it returns, and nobody used them until then.
+func LocalKeysNoting(dir string, note func(domain.KeyVersion) error) (*Keys, error) {
 	if err := privateDir(dir); err != nil {
 		return nil, err
 	}
@@ -90,7 +94,14 @@ func LocalKeys(dir string) (*Keys, error) {
 	if k.link, err = ensureSecret(dir, fileLink); err != nil {
 		return nil, err
 	}
-	inner := &ring[*rsa.PrivateKey]{dir: dir, name: fileInner, fresh: newInnerFile, read: readInner}
+	inner := &ring[*rsa.PrivateKey]{dir: dir, name: fileInner, read: readInner}
+	inner.fresh = func() ([]byte, error) {
+		content, err := newInnerFile()
+		if err == nil {
+			err = note(domain.KeyVersion{Name: fileInner, Number: 1, Mark: markOf(content)})
+		}
+		return content, err
+	}
 	first := sync.OnceValue(inner.ensure)
 	k.inner = func() ([]*rsa.PrivateKey, error) {
 		if err := first(); err != nil {
@@ -179,19 +190,25 @@ func (k *Keys) Link() domain.Secret { return k.link }
 // Rotate makes a new key of that name in dir: a KeyName, inner or certificate. Running processes open what was closed
 // under it. They close under it themselves from then on, or, under a KeyName, from their next start at the latest. What
 // was closed under older keys opens, and what they signed verifies, for as long as their files are there.
-func Rotate(dir, name string) error {
+func Rotate(dir, name string) error { return RotateNoting(dir, name, noteNothing) }
+
+// RotateNoting is Rotate for one who writes down which versions there are: note hears of the new one before its file is
+// there, as running processes use that at once. What was noted and has no file closed nothing.
+func RotateNoting(dir, name string, note func(domain.KeyVersion) error) error {
 	switch {
 	case name == fileInner:
-		return rotate(dir, name, newInnerFile)
+		return rotate(dir, name, newInnerFile, note)
 	case name == fileCertificate:
-		return rotate(dir, name, newCertificateFile)
+		return rotate(dir, name, newCertificateFile, note)
 	case slices.Contains(KeyNames, KeyName(name)):
-		return rotate(dir, name, newKeysetFile)
+		return rotate(dir, name, newKeysetFile, note)
 	}
 	return fmt.Errorf("rotating key: want inner, certificate or one of %q", KeyNames)
 }
 
-func rotate(dir, name string, fresh func() ([]byte, error)) error {
+func noteNothing(domain.KeyVersion) error { return nil }
+
+func rotate(dir, name string, fresh func() ([]byte, error), note func(domain.KeyVersion) error) error {
 	if err := privateDir(dir); err != nil {
 		return err
 	}
@@ -209,6 +226,9 @@ func rotate(dir, name string, fresh func() ([]byte, error)) error {
 		n = numberOf(paths[len(paths)-1]) + 1 // and not how many there are: older ones may have been taken away
 	}
 	for ; ; n++ {
+		if err := note(domain.KeyVersion{Name: name, Number: n, Mark: markOf(content)}); err != nil {
+			return err
+		}
 		if err := createPrivate(numbered(dir, name, n), content); !errors.Is(err, fs.ErrExist) {
 			return err
 		}

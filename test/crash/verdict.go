@@ -321,6 +321,7 @@ var told = map[string]string{
 	"session.suspended": "told", "session.postponed": "told", "session.renewed": "told", "session.left": "told", "challenge.answered": "told", "sealing.taken": "told",
 	"data_key.created": "told", "portfolio.parts_stored": "told", "portfolio.parts_dropped": "told", "portfolio.retired": "told", "portfolio.trimmed": "told",
 	"portfolio.read": "told", "portfolio.listed": "told", "consent.read": "told", "erasure.continued": "told", "erasure.repeated": "told",
+	"installation.founded": "told", "installation.keys_noted": "told", "key.noted": "told",
 }
 
 // audit: no entry tells of what no check knows.

@@ -255,6 +255,8 @@ func (a *Archive) byConnection(ctx context.Context, kind domain.DocumentKind, id
 		doc = &domain.Credential{ConnectionID: id}
 	case "data_key":
 		doc = &domain.DataKey{ConnectionID: id}
+	case "installation":
+		doc = &domain.Installation{Name: domain.ThisInstallation}
 	default:
 		return nil, fmt.Errorf("no index leads to all documents of kind %s: say here how they are found", kind)
 	}

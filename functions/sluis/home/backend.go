@@ -3,6 +3,7 @@ package home
 import (
 	"cmp"
 	"context"
+	"errors"
 	"path/filepath"
 	"strings"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"sluis.internal/shared/backend/gcp"
 	"sluis.internal/shared/backend/sql"
 	"sluis.internal/shared/domain"
+	"sluis.internal/shared/envelope"
 )
 
 // Backend is the store and queue that everything in a process shares, and the contracts that it was opened by.
@@ -19,12 +21,16 @@ type Backend struct {
 	domain.Store
 	domain.Queue
 	Books
-	Env       domain.Env
-	backups   time.Duration // how long copies of what was deleted are kept
-	contracts domain.Contracts
-	data      string
-	cloud     *gcp.Cloud // nil where everything lies on this machine
-	close     func() error
+	Env          domain.Env
+	Founded      bool          // by this opening
+	backups      time.Duration // how long copies of what was deleted are kept
+	contracts    domain.Contracts
+	data, shards string               // directories
+	database     string               // file; empty where it is none
+	installation *domain.Installation // nil in the cloud
+	keys         *envelope.Keys       // local ones, where they were opened
+	cloud        *gcp.Cloud           // nil where everything lies on this machine
+	close        func() error
 }
 
 // Books say how much lies in a backend, and what waits.
@@ -39,32 +45,52 @@ func KeysIn(data string) string { return filepath.Join(data, "keys") }
 // ShardsIn is the directory of the shards below the data directory, unless one is named. It is kept out of backups.
 func ShardsIn(data, named string) string { return cmp.Or(named, filepath.Join(data, "shards")) }
 
-// OpenBackend opens store and queue alone, as operator commands do. Close it after use.
+// OpenBackend opens store and queue alone, as operator commands do: Settings.Use says what for. Close it after use.
 func OpenBackend(ctx context.Context, s Settings) (*Backend, error) {
-	b := &Backend{Env: s.Env, data: s.Data}
+	b := &Backend{Env: s.Env, data: s.Data, shards: ShardsIn(s.Data, s.Shards)}
 	if place, ok := strings.CutPrefix(s.Backend, "gcp:"); ok {
 		if err := b.openCloud(ctx, place, s); err != nil {
 			return nil, err
 		}
 		return b, nil
 	}
+	if err := b.openLocal(ctx, s); err != nil {
+		return nil, err
+	}
+	if err := b.prepare(ctx, s.Use); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	return b, nil
+}
+
+// openLocal opens the database on this machine.
+func (b *Backend) openLocal(ctx context.Context, s Settings) (err error) {
 	if b.Env.Region == "" {
 		b.Env.Region = "local"
 	}
-	var err error
 	if b.contracts, err = domain.ReadContracts(schemas.FS); err != nil {
-		return nil, err
+		return err
 	}
 	dsn := s.Backend
 	if dsn == "" {
-		dsn = "sqlite:" + filepath.Join(s.Data, "sluis.db")
+		dsn = "sqlite:" + filepath.Join(s.Data, databaseFile)
 	}
-	db, err := sql.Open(ctx, dsn, sql.Options{Env: b.Env, Indexes: b.contracts.Indexes, Kinds: b.contracts.Kinds(), Fault: s.Fault, Disk: s.Disk})
+	b.database, _ = strings.CutPrefix(dsn, "sqlite:")
+	if err := checkPlaces(b.data, b.shards, b.database); err != nil {
+		return err
+	}
+	if err := b.orphaned(); err != nil {
+		return err
+	}
+	db, err := sql.Open(ctx, dsn, sql.Options{Env: b.Env, Indexes: b.contracts.Indexes, Kinds: b.contracts.Kinds(), Fault: s.Fault, Disk: s.Disk, Existing: s.Use != Found})
+	if domain.KindOf(err) == domain.NotFound && s.Backend == "" {
+		return errNone(s.Data)
+	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	b.Store, b.Queue, b.Books, b.close = db, db, db, db.Close
-	return b, nil
+	return nil
 }
 
 // openCloud opens a place in Google Cloud, PROJECT[/DATABASE]. What else is to be known stands in the environment, as

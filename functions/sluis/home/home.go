@@ -43,6 +43,7 @@ type Settings struct {
 	Backend string // sqlite:PATH or gcp:PROJECT[/DATABASE]; empty means sluis.db in Data
 	Shards  string // directory of the shards; empty means shards in Data
 	Env     domain.Env
+	Use     Use // of OpenBackend, on this machine
 
 	API, Pages string           // addresses to listen on
 	Bank       string           // where the sandbox bank listens; empty means that none runs here
@@ -91,6 +92,7 @@ type Home struct {
 
 // Open opens data and keys, starts listening, and wires the functions. Nothing is served before Begin.
 func Open(ctx context.Context, s Settings) (h *Home, err error) {
+	s.Use = Found
 	b, err := OpenBackend(ctx, s)
 	if err != nil {
 		return nil, err

@@ -3,7 +3,9 @@ package home
 import (
 	"context"
 	"crypto"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"sluis.internal/shared/backend/gcp"
@@ -27,9 +29,9 @@ func (b *Backend) Keys(ctx context.Context) (*Keys, error) {
 	if b.cloud != nil {
 		return cloudKeys(ctx, b.cloud)
 	}
-	local, err := envelope.LocalKeys(KeysIn(b.data))
-	if err != nil {
-		return nil, err
+	local := b.keys
+	if local == nil {
+		return nil, errors.New("opening keys: the data was opened to be looked at")
 	}
 	secrets, err := envelope.OpenSecrets(KeysIn(b.data))
 	if err != nil {
@@ -75,6 +77,15 @@ func (b *Backend) SetSecret(ctx context.Context, name string, value domain.Secre
 	if b.cloud != nil {
 		return gcp.SetSecret(ctx, b.cloud.Secrets, name, value)
 	}
+	var known []string
+	for _, c := range b.contracts.Custodians {
+		if !c.Sandbox {
+			known = append(known, c.Secrets...)
+		}
+	}
+	if !slices.Contains(known, name) {
+		return domain.Invalidf("name", "no custodian has a secret %q; those of custodians.json are: %s", name, strings.Join(known, ", "))
+	}
 	secrets, err := envelope.OpenSecrets(KeysIn(b.data))
 	if err != nil {
 		return err
@@ -89,5 +100,5 @@ func (b *Backend) Rotate(ctx context.Context, key string) (string, error) {
 		return gcp.Rotate(ctx, b.cloud.KMS, key)
 	}
 	dir := KeysIn(b.data)
-	return dir, envelope.Rotate(dir, key)
+	return dir, envelope.RotateNoting(dir, key, b.noteVersion)
 }

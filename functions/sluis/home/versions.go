@@ -5,7 +5,6 @@ import (
 	"crypto/rsa"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -37,39 +36,55 @@ func (b *Backend) Versions(ctx context.Context, names ...string) ([]Version, err
 	if err != nil {
 		return nil, err
 	}
-	all, numberIn, err := b.versions(ctx, keys)
+	all, err := b.versions(ctx, keys)
 	if err != nil {
 		return nil, err
 	}
-	needed := map[Version]int{}
-	count := func(key, written string) {
+	needed, err := b.needed(ctx, keys)
+	if err != nil {
+		return nil, err
+	}
+	for i, v := range all {
+		key := need{v.Key, v.written}
+		all[i].Needed = needed[key]
+		delete(needed, key)
+	}
+	for n, count := range needed { // what no version opens, and nobody noted
+		all = append(all, Version{Key: n.key, State: "MISSING", Needed: count})
+	}
+	return all, nil
+}
+
+// need is a version of a key as documents know it: by what they note of it, or by the mark on what it closed.
+type need struct{ key, mark string }
+
+// needed counts the documents that each version of the keys alone opens. It reads everything that a key closed.
+func (b *Backend) needed(ctx context.Context, keys []string) (map[need]int, error) {
+	needed := map[need]int{}
+	count := func(key, mark string) {
 		if slices.Contains(keys, key) {
-			needed[Version{Key: key, written: written}]++
+			needed[need{key, mark}]++
 		}
 	}
 	symmetric := func(key string, sealed []byte) {
 		if len(sealed) > 0 {
-			count(key, strconv.Itoa(numberIn(key, sealed)))
+			count(key, b.marked(sealed))
 		}
 	}
-	err = errors.Join(
+	return needed, errors.Join(
 		each(ctx, b, "credentials", func(c *domain.Credential) { symmetric("outer", c.Sealed); count("inner", c.InnerKey) }),
 		each(ctx, b, "data_keys", func(k *domain.DataKey) { symmetric("portfolio", envelope.WrappedBy(k)) }),
 		each(ctx, b, "endpoints", func(e *domain.Endpoint) { symmetric("webhook", e.Secret); symmetric("webhook", e.Previous) }),
 		each(ctx, b, "expired_sessions", func(s *domain.Session) { symmetric("session", s.Sealed) }),
 		each(ctx, b, "expired_challenges", func(c *domain.Challenge) { symmetric("display", c.Display) }))
-	if err != nil {
-		return nil, err
+}
+
+// marked is what tells, on something closed, which version of its key closed it.
+func (b *Backend) marked(sealed []byte) string {
+	if b.cloud != nil {
+		return strconv.Itoa(gcp.VersionOf(sealed))
 	}
-	for i, v := range all {
-		key := Version{Key: v.Key, written: v.written}
-		all[i].Needed = needed[key]
-		delete(needed, key)
-	}
-	for v, n := range needed { // what no version opens
-		all = append(all, Version{Key: v.Key, State: "MISSING", Needed: n})
-	}
-	return all, nil
+	return envelope.Marked(sealed)
 }
 
 // named are those of the rotating keys that have one of the names; all if none is given.
@@ -90,7 +105,14 @@ func each[T any, P interface {
 	*T
 	domain.Document
 }](ctx context.Context, b *Backend, index string, do func(P)) error {
-	q := domain.Query{Index: index, Limit: 1000}
+	return eachOf(ctx, b, domain.Query{Index: index, Limit: 1000}, do)
+}
+
+// eachOf reads all documents of a query.
+func eachOf[T any, P interface {
+	*T
+	domain.Document
+}](ctx context.Context, b *Backend, q domain.Query, do func(P)) error {
 	for {
 		page, next, err := domain.List[T, P](ctx, b, q)
 		if err != nil {
@@ -105,15 +127,15 @@ func each[T any, P interface {
 	}
 }
 
-// versions asks the keys' keeper, and tells also how to see which version closed something.
-func (b *Backend) versions(ctx context.Context, keys []string) (all []Version, numberIn func(key string, sealed []byte) int, err error) {
+// versions asks the keys' keeper.
+func (b *Backend) versions(ctx context.Context, keys []string) (all []Version, err error) {
 	if b.cloud == nil {
 		return b.localVersions(keys)
 	}
 	for _, key := range keys {
 		kept, err := gcp.Versions(ctx, b.cloud.KMS, key)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		for _, k := range kept {
 			v := Version{Key: key, Number: k.Number, State: k.State, Closes: k.Closes, written: strconv.Itoa(k.Number)}
@@ -123,35 +145,36 @@ func (b *Backend) versions(ctx context.Context, keys []string) (all []Version, n
 			all = append(all, v)
 		}
 	}
-	return all, func(_ string, sealed []byte) int { return gcp.VersionOf(sealed) }, nil
+	return all, nil
 }
 
-func (b *Backend) localVersions(keys []string) (all []Version, numberIn func(string, []byte) int, err error) {
-	local, err := envelope.LocalKeys(KeysIn(b.data))
+// localVersions are the files that are there, and those that were and are noted.
+func (b *Backend) localVersions(keys []string) (all []Version, err error) {
+	there, err := envelope.Inventory(KeysIn(b.data))
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	kids, err := local.InnerVersions()
-	if err != nil {
-		return nil, nil, err
-	}
-	numbers := map[string]map[int]string{"inner": {}}
-	for kid, n := range kids {
-		numbers["inner"][n] = kid
-	}
-	for _, name := range envelope.KeyNames {
-		numbers[string(name)] = map[int]string{}
-		for _, n := range local.Versions(name) {
-			numbers[string(name)][n] = strconv.Itoa(n)
+	newest := map[string]int{}
+	for _, v := range there {
+		if !v.Disabled {
+			newest[v.Name] = max(newest[v.Name], v.Number)
 		}
 	}
-	for _, key := range keys {
-		order := slices.Sorted(maps.Keys(numbers[key]))
-		for i, n := range order {
-			all = append(all, Version{Key: key, Number: n, State: "ENABLED", Closes: i == len(order)-1, written: numbers[key][n]})
+	gone := slices.DeleteFunc(b.installation.Missing(there), func(v domain.KeyVersion) bool { return slices.ContainsFunc(there, v.Same) })
+	for _, v := range append(there, gone...) {
+		state := "ENABLED"
+		switch {
+		case v.Disabled:
+			state = "DISABLED"
+		case !slices.Contains(there, v):
+			state = "MISSING"
+		}
+		if slices.Contains(keys, v.Name) {
+			all = append(all, Version{Key: v.Name, Number: v.Number, State: state, Closes: state == "ENABLED" && v.Number == newest[v.Name], written: v.Mark})
 		}
 	}
-	return all, func(key string, sealed []byte) int { return local.VersionOf(envelope.KeyName(key), sealed) }, nil
+	slices.SortStableFunc(all, func(v, w Version) int { return slices.Index(keys, v.Key) - slices.Index(keys, w.Key) })
+	return all, nil
 }
 
 // Disable puts a version of a key out of use, unless it closes or anything that is kept needs it.
@@ -171,7 +194,10 @@ func (b *Backend) Disable(ctx context.Context, key string, number int) error {
 	case b.cloud != nil:
 		return gcp.Disable(ctx, b.cloud.KMS, key, number)
 	}
-	return envelope.Disable(KeysIn(b.data), key, number)
+	if err := envelope.Disable(KeysIn(b.data), key, number); err != nil {
+		return err
+	}
+	return b.noteVersion(domain.KeyVersion{Name: key, Number: number, Mark: all[i].written, Disabled: true})
 }
 
 // Rewrap has everything that may be closed anew looked at now, and says how many documents that is. The functions that

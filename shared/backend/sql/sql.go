@@ -43,6 +43,8 @@ type Options struct {
 	Indexes []domain.Index        // Open makes the database's indexes exactly these
 	Kinds   []domain.DocumentKind // kinds without an index of their own; those of Indexes and audit_entry are known
 
+	Existing bool // the database must be there: Open makes none, and gives domain.ErrNotFound
+
 	Concurrency map[domain.Topic]int // handlers at once; 8 for a topic that is missing
 	Poll        time.Duration        // how often to look for other processes' events; 200 ms
 	MaxAttempts int                  // failures until an event becomes a dead letter; 10
@@ -80,6 +82,7 @@ type Backend struct {
 	opts    Options
 	env     domain.Env
 	dialect *dialect
+	path    string // of the file, where the database is one
 	tables  map[domain.DocumentKind]table
 	indexes map[string]*index
 

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	driver "modernc.org/sqlite"
@@ -56,10 +57,11 @@ func sqliteCode(err error) int {
 func sqliteBusy(err error) bool { return sqliteCode(err) == sqlite3.SQLITE_BUSY }
 
 func openSQLite(ctx context.Context, path string, b *Backend) error {
-	path, err := prepareFile(path)
+	path, err := prepareFile(path, b.opts.Existing)
 	if err != nil {
 		return err
 	}
+	b.path = path
 	pool := func(n int, pragmas ...string) (*dbsql.DB, error) {
 		db, err := dbsql.Open("sqlite", sqliteName(path, b.opts.Disk, pragmas))
 		if err != nil {
@@ -82,13 +84,16 @@ func openSQLite(ctx context.Context, path string, b *Backend) error {
 		}
 		conn, err := connectSQLite(ctx, db)
 		if err != nil {
-			return err
+			return damaged(path, err)
 		}
 		*c.to = newStatements(conn, b.dialect)
 		b.closers = append([]io.Closer{*c.to, conn}, b.closers...)
 	}
+	if err := checkOwn(ctx, w.durable, b); err != nil {
+		return damaged(path, err)
+	}
 	if err := checkVersion(ctx, w.durable); err != nil {
-		return err
+		return damaged(path, err)
 	}
 	db, err := pool(readers, "busy_timeout(5000)", "query_only(1)")
 	if err != nil {
@@ -115,13 +120,18 @@ func connectSQLite(ctx context.Context, db *dbsql.DB) (*dbsql.Conn, error) {
 }
 
 // prepareFile makes the file and its directory, for the owner alone: SQLite gives its other files the same mode.
-func prepareFile(path string) (string, error) {
+func prepareFile(path string, existing bool) (string, error) {
 	if path == "" || path[0] == ':' {
 		return "", domain.Invalidf("backend", "want sqlite:PATH, the path of a file")
 	}
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return "", fmt.Errorf("finding the database file: %w", err)
+	}
+	if existing {
+		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+			return "", fmt.Errorf("opening the database: there is no file %s: %w", path, domain.ErrNotFound)
+		}
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return "", fmt.Errorf("making the database's directory: %w", err)
@@ -151,6 +161,50 @@ func sqliteName(path, disk string, pragmas []string) string {
 		q.Set("vfs", disk)
 	}
 	return (&url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}).String()
+}
+
+// checkOwn refuses a file that another program made, and what somebody else put into ours: it is asked before anything
+// is changed in it.
+func checkOwn(ctx context.Context, s *statements, b *Backend) error {
+	wanted := map[string]string{}
+	for _, ix := range b.indexes {
+		wanted[ix.name] = ix.create()
+	}
+	own := map[string]bool{"outbox": true}
+	for _, t := range b.tables {
+		own[t.name] = true
+	}
+	var wrong error
+	err := s.rows(ctx, `SELECT type, name, tbl_name, COALESCE(sql, '') FROM sqlite_master WHERE name NOT LIKE 'sqlite\_%' ESCAPE '\'`, nil,
+		func(scan func(...any) error) (bool, error) {
+			var kind, name, table, ddl string
+			if err := scan(&kind, &name, &table, &ddl); err != nil {
+				return false, err
+			}
+			wrong = misfit(kind, name, ddl, own[table], wanted[name])
+			return wrong == nil, nil
+		})
+	if err != nil {
+		return fmt.Errorf("reading what the database holds: %w", err)
+	}
+	return wrong
+}
+
+// misfit says why something in the database does not belong there; nil if it does. An index that a former or a later
+// program declared belongs: it is made of the documents, and goes.
+func misfit(kind, name, ddl string, owned bool, wanted string) error {
+	foreign := func(text string, args ...any) error {
+		return &domain.Error{Kind: domain.Conflict, Code: "database_foreign", Field: "backend", Message: fmt.Sprintf(text, args...)}
+	}
+	switch {
+	case kind == "table" && !owned && strings.HasPrefix(name, tableName("")):
+		return foreign("the database holds documents of a kind that this program does not know, in %s; use the newer program that made them", name)
+	case kind != "table" && kind != "index" || !owned:
+		return foreign("the database holds a %s %s that is not ours; name another file, or restore this one from a backup", kind, name)
+	case wanted != "" && ddl != wanted:
+		return foreign("the index %s of the database is not what its name says; somebody changed it: restore the database from a backup", name)
+	}
+	return nil
 }
 
 // checkVersion marks a new file and refuses one that a later version made.

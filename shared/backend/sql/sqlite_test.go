@@ -655,3 +655,72 @@ func TestCloseLetsGo(t *testing.T) {
 		t.Errorf("%v, %v", files, err)
 	}
 }
+
+// TestForeign: what another program made, what a newer one knows and this one does not, and what somebody else put into
+// our file are refused, by name, before anything in it changes.
+func TestForeign(t *testing.T) {
+	for name, c := range map[string]struct {
+		of   string // the statement, on a database of ours
+		want string
+	}{
+		"a table of another program": {`CREATE TABLE invoices (id)`, "table invoices that is not ours"},
+		"a kind of a newer one":      {`CREATE TABLE doc_later (key TEXT PRIMARY KEY NOT NULL, body TEXT NOT NULL)`, "use the newer program"},
+		"a trigger":                  {`CREATE TRIGGER t AFTER DELETE ON outbox BEGIN SELECT 1; END`, "trigger t that is not ours"},
+		"a view":                     {`CREATE VIEW v AS SELECT 1`, "view v that is not ours"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "db")
+			open := func() (*sql.Backend, error) {
+				return sql.Open(t.Context(), "sqlite:"+path, notes)
+			}
+			b, err := open()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := b.Close(); err != nil {
+				t.Fatal(err)
+			}
+			db, err := dbsql.Open("sqlite", path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := db.Exec(c.of); err != nil {
+				t.Fatal(err)
+			}
+			if err := db.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if b, err := open(); err == nil || domain.CodeOf(err) != "database_foreign" || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%v, %v", b, err)
+			}
+		})
+	}
+}
+
+// TestChangedIndex: an index whose name is ours and whose definition is not would give wrong pages.
+func TestChangedIndex(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	b := openFile(t, path, notes)
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db, err := dbsql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var name string
+	if err := db.QueryRow(`SELECT name FROM sqlite_master WHERE name LIKE 'ix\_%' ESCAPE '\'`).Scan(&name); err != nil {
+		t.Fatal(err)
+	}
+	for _, ddl := range []string{`DROP INDEX "` + name + `"`, `CREATE INDEX "` + name + `" ON doc_note (key)`} {
+		if _, err := db.Exec(ddl); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sql.Open(t.Context(), "sqlite:"+path, notes); err == nil || !strings.Contains(err.Error(), name+" of the database is not what its name says") {
+		t.Error(err)
+	}
+}
