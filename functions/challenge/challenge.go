@@ -50,7 +50,8 @@ type State struct {
 	Reason     domain.Reason          `json:"reason,omitempty"`
 	Session    *SessionState          `json:"session,omitempty"`
 	Challenge  *ChallengeState        `json:"challenge,omitempty"`
-	CanRetry   bool                   `json:"can_retry"` // with the credential that is held
+	Elsewhere  bool                   `json:"elsewhere,omitempty"` // another visit is at it, and what the bank asks is its to answer
+	CanRetry   bool                   `json:"can_retry"`           // with the credential that is held
 	Now        domain.Time            `json:"now"`
 }
 
@@ -84,21 +85,22 @@ func (s *Service) state(ctx context.Context, c *serve.Call) (serve.Answer, error
 	if err != nil {
 		return serve.Answer{}, err
 	}
-	if err := s.looked(ctx, c, at); err != nil {
+	state := at.state(c.Visit, s.Env.Now())
+	if err := s.looked(ctx, c, state.Challenge); err != nil {
 		return serve.Answer{}, err
 	}
-	return serve.Answer{Body: at.state(s.Env.Now())}, nil
+	return serve.Answer{Body: state}, nil
 }
 
 // function is this function's name in the audit log.
 const function = "challenge"
 
 // looked records that the visit is shown what the bank asks, if it asks: at most once a minute, however often it looks.
-func (s *Service) looked(ctx context.Context, c *serve.Call, at *standing) error {
-	if at.challenge == nil {
+func (s *Service) looked(ctx context.Context, c *serve.Call, shown *ChallengeState) error {
+	if shown == nil {
 		return nil
 	}
-	return s.Door.Look(ctx, c, function, "challenge", string(at.challenge.ID))
+	return s.Door.Look(ctx, c, function, "challenge", string(shown.ID))
 }
 
 // standing is how a connection stands, and what the bank asks where that is open and may be shown.
@@ -179,14 +181,18 @@ func (s *Service) mayShow(ctx context.Context, conn *domain.Connection, beside .
 	return err == nil, err
 }
 
-// state is what a page may be told of it.
-func (at *standing) state(now domain.Time) *State {
+// state is what the page of a visit may be told of it: what the bank asks only where that visit began the session.
+func (at *standing) state(v *domain.Visit, now domain.Time) *State {
 	conn, challenge, display := &at.connection, at.challenge, &at.display
-	out := &State{Connection: conn.State, Reason: conn.Reason, Page: page(conn.State), CanRetry: at.canRetry, Now: now}
-	if at.session != nil {
-		out.Session = &SessionState{ID: at.session.ID, State: at.session.State, Reason: at.session.Reason, Records: at.session.Records, Cleared: at.cleared}
+	out := &State{Connection: conn.State, Reason: conn.Reason, Page: page(conn.State), Now: now}
+	out.CanRetry = at.canRetry && v.May(domain.MayConnect, v.ConsentID)
+	begun := false
+	if session := at.session; session != nil {
+		out.Session = &SessionState{ID: session.ID, State: session.State, Reason: session.Reason, Records: session.Records, Cleared: at.cleared}
+		begun = session.BegunBy(v)
+		out.Elsewhere = !begun && session.Visit != "" && !domain.SessionMoves.Final(session.State)
 	}
-	if challenge == nil {
+	if challenge == nil || !begun || !v.May(domain.MayAnswer, v.ConsentID) {
 		return out
 	}
 	out.Challenge = &ChallengeState{ID: challenge.ID, State: challenge.State, Flow: challenge.Flow, Method: challenge.Method,
@@ -269,8 +275,9 @@ func (s *Service) answer(ctx context.Context, c *serve.Call) (serve.Answer, erro
 	return s.state(ctx, c)
 }
 
-// mine finds a challenge of the visit's own connection. Asking for another's is recorded, and so is asking for what nobody
-// has: both look alike and cost the same.
+// mine finds a challenge of a session that this visit began. Asking for one of another connection is recorded, and so is
+// asking for what nobody has: both look alike and cost the same. One of its own connection that another visit has is
+// refused by name: whoever has a link to manage, or a newer one, neither sees it nor burns its tries.
 func (s *Service) mine(ctx context.Context, c *serve.Call, id domain.ChallengeID) (*domain.Challenge, error) {
 	if _, err := domain.ParseID[domain.ChallengeID](string(id)); err != nil {
 		return nil, domain.Invalidf("/challenge_id", "send the identifier of the challenge that is shown")
@@ -282,8 +289,18 @@ func (s *Service) mine(ctx context.Context, c *serve.Call, id domain.ChallengeID
 	if found.ConnectionID != c.Visit.ConnectionID {
 		return nil, s.Door.Refuse(c, string(id), domain.ErrNotFound)
 	}
+	session := &domain.Session{ID: found.SessionID}
+	if err := s.Store.Get(ctx, session); domain.IgnoreNotFound(err) != nil {
+		return nil, err
+	}
+	if !session.BegunBy(c.Visit) {
+		return nil, s.Door.Refuse(c, string(id), errElsewhere)
+	}
 	return found, nil
 }
+
+var errElsewhere = &domain.Error{Kind: domain.Forbidden, Code: "challenge_elsewhere",
+	Message: "another visit is at the bank, and what the bank asks is for it; go on there"}
 
 // check looks at an answer as far as that goes without a key. Of a code it gives what it was sealed as.
 func check(r domain.AnswerRequest, c *domain.Challenge, now domain.Time) (t domain.Sealing, err error) {
@@ -312,9 +329,8 @@ func check(r domain.AnswerRequest, c *domain.Challenge, now domain.Time) (t doma
 // before extraction uses a key for it, and let in once.
 func (s *Service) authorise(ctx context.Context, c *serve.Call, challenge *domain.Challenge, kind domain.AnswerKind, t domain.Sealing) error {
 	v := c.Visit
-	act := domain.Act{Action: "challenge.answered", Function: "challenge", Actor: v.Actor(), Origin: c.Origin,
-		ConsentID: v.ConsentID, ClientID: v.ClientID, InvestorRef: v.InvestorRef, ConnectionID: v.ConnectionID,
-		Custodian: challenge.Custodian, Subject: string(challenge.ID), Details: map[string]string{"kind": string(kind)}}
+	act := v.Act("challenge", "challenge.answered", domain.MayAnswer, v.ConsentID, c.Origin)
+	act.Custodian, act.Subject, act.Details["kind"] = challenge.Custodian, string(challenge.ID), string(kind)
 	return domain.Perform(ctx, s.Env, s.Store, act, func(tx domain.Tx, _ *domain.Consent, _ *domain.Act) error {
 		if kind != domain.AnswerCode {
 			return nil
@@ -351,7 +367,7 @@ func (s *Service) picture(r *http.Request, v *domain.Visit) (domain.Display, err
 		return domain.Display{}, err
 	}
 	shown, err := s.mayShow(r.Context(), conn)
-	if err == nil && (!shown || domain.ConnectionMoves.Final(conn.State)) {
+	if err == nil && (!shown || !v.May(domain.MayAnswer, v.ConsentID) || domain.ConnectionMoves.Final(conn.State)) {
 		err = domain.ErrNotFound
 	}
 	if err != nil {

@@ -187,6 +187,42 @@ func TestImage(t *testing.T) {
 	}
 }
 
+// TestAnotherVisitSeesOnlyThatSomebodyIsAtIt: a link to manage, or a newer one to reconnect, shows neither destination nor
+// picture, and what it sends burns no tries.
+func TestAnotherVisitSeesOnlyThatSomebodyIsAtIt(t *testing.T) {
+	for _, purpose := range []domain.LinkUse{domain.LinkManage, domain.LinkReconnect, domain.LinkConsent} {
+		t.Run(string(purpose), func(t *testing.T) {
+			h := build(t)
+			h.cookie = h.visit(func(v *domain.Visit) { v.Purpose = purpose })
+			w := h.ask("GET", "/challenge/state", "")
+			s := h.read(w)
+			if !s.Elsewhere || s.Challenge != nil || s.Session == nil || strings.Contains(w.Body.String(), "+49-170") {
+				t.Errorf("shown %s", w.Body)
+			}
+			h.refused(h.ask("GET", "/challenge/"+string(h.challenge.ID)+"/image", ""), 403, "challenge_elsewhere")
+			for _, kind := range []domain.AnswerKind{domain.AnswerCode, domain.AnswerRenew, domain.AnswerCancel, domain.AnswerPoll} {
+				h.refused(h.answer(kind, "sealed_code", "sealed"), 403, "challenge_elsewhere")
+			}
+			if got := h.bank.requests(); len(got) != 0 {
+				t.Errorf("the bank heard %v", got)
+			}
+		})
+	}
+}
+
+// TestALinkToManageNeverAnswers: not even what its own visit began, should that ever come to be.
+func TestALinkToManageNeverAnswers(t *testing.T) {
+	h := build(t)
+	h.cookie = h.visit(func(v *domain.Visit) { v.Purpose = domain.LinkManage })
+	h.session.Visit = domain.HashToken(h.cookie)
+	h.put(h.session)
+	if s := h.state(); s.Challenge != nil || s.CanRetry {
+		t.Errorf("shown %+v", s)
+	}
+	h.refused(h.ask("GET", "/challenge/"+string(h.challenge.ID)+"/image", ""), 404, "not_found")
+	h.refused(h.answer(domain.AnswerCancel), 403, "visit_purpose")
+}
+
 // TestImageIsForItsInvestor: nobody else sees it, and nobody after it is over.
 func TestImageIsForItsInvestor(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -414,7 +450,11 @@ func TestNoConsentNoAnswer(t *testing.T) {
 		{"of another investor", func(h *house) { h.consent.InvestorRef = "inv-2" }, 403, "consent_not_yours"},
 		{"for another custodian", func(h *house) { h.consent.Custodian = "otherbank" }, 403, "consent_custodian"},
 		{"not for this region", func(h *house) { h.consent.Regions = []string{"europe-west4"} }, 403, "consent_region"},
-		{"unknown", func(h *house) { h.cookie = h.visit(func(v *domain.Visit) { v.ConsentID = "con_unknown" }) }, 404, "consent_unknown"},
+		{"unknown", func(h *house) {
+			h.cookie = h.visit(func(v *domain.Visit) { v.ConsentID = "con_unknown" })
+			h.session.Visit = domain.HashToken(h.cookie)
+			h.put(h.session)
+		}, 404, "consent_unknown"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			h := build(t)

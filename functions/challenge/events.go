@@ -29,7 +29,7 @@ func (s *Service) events(w http.ResponseWriter, r *http.Request, v *domain.Visit
 	ctx, done := context.WithTimeout(r.Context(), streamFor)
 	defer done()
 	call := &serve.Call{Visit: v, Origin: s.Door.Commitment(r), Request: r}
-	out := &stream{w: w, control: http.NewResponseController(w), about: func(at *standing) error { return s.looked(ctx, call, at) }}
+	out := &stream{w: w, control: http.NewResponseController(w), about: func(state *State) error { return s.looked(ctx, call, state.Challenge) }}
 	err = s.follow(ctx, v, out)
 	switch {
 	case err == nil || ctx.Err() != nil:
@@ -54,7 +54,7 @@ func (s *Service) follow(ctx context.Context, v *domain.Visit, out *stream) erro
 			if n.err != nil || n.over {
 				return n.err
 			}
-			if err := out.send(n.at, s.Env.Now()); err != nil {
+			if err := out.send(n.at.state(v, s.Env.Now()), s.Env.Now()); err != nil {
 				return err
 			}
 		}
@@ -103,13 +103,12 @@ func (s *Service) poll(ctx context.Context, c *domain.Challenge) {
 type stream struct {
 	w       http.ResponseWriter
 	control *http.ResponseController
-	about   func(*standing) error // records what is about to be shown
+	about   func(*State) error // records what is about to be shown
 	last    []byte
 	at      domain.Time
 }
 
-func (st *stream) send(at *standing, now domain.Time) error {
-	state := at.state(now)
+func (st *stream) send(state *State, now domain.Time) error {
 	shown := *state
 	shown.Now = domain.Time{}
 	same, err := serve.Marshal(shown)
@@ -118,7 +117,7 @@ func (st *stream) send(at *standing, now domain.Time) error {
 	}
 	message := ": still here\n\n"
 	if !bytes.Equal(same, st.last) {
-		if err := st.about(at); err != nil {
+		if err := st.about(state); err != nil {
 			return err
 		}
 		line, err := serve.Marshal(state)

@@ -202,8 +202,9 @@ func (h *house) settle() {
 		TriesLeft: 3, UpdatedAt: now, AnswerBy: now.Add(5 * time.Minute), ExpiresAt: h.session.ExpiresAt}
 	h.show(domain.Display{Destination: "+49-170-12XXXX", Text: "Look at your phone", Image: []byte("\x89PNG picture"), MediaType: "image/png", Digits: 6})
 	h.conn.SessionID, h.session.ChallengeID = h.session.ID, h.challenge.ID
-	h.put(&domain.Client{ID: h.conn.ClientID, State: domain.ClientActive}, h.conn, h.consent, h.session, h.challenge)
 	h.cookie = h.visit(func(*domain.Visit) {})
+	h.session.Visit = domain.HashToken(h.cookie)
+	h.put(&domain.Client{ID: h.conn.ClientID, State: domain.ClientActive}, h.conn, h.consent, h.session, h.challenge)
 }
 
 func (h *house) open() domain.Store {
@@ -290,7 +291,8 @@ func (h *house) visit(change func(*domain.Visit)) string {
 	h.t.Helper()
 	token := base64.RawURLEncoding.EncodeToString(h.env.Random(32))
 	v := &domain.Visit{Hash: domain.HashToken(token), ConsentID: h.consent.ID, ConnectionID: h.conn.ID, ClientID: h.consent.ClientID,
-		InvestorRef: "inv-1", Purpose: domain.LinkConsent, ExpiresAt: h.env.Now().Add(domain.VisitLife)}
+		InvestorRef: "inv-1", Purpose: domain.LinkConsent,
+		Confirmation: &domain.Confirmation{Digest: "5e1f", Language: "en", Version: "1"}, ExpiresAt: h.env.Now().Add(domain.VisitLife)}
 	change(v)
 	h.put(v)
 	return token

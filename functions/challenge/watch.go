@@ -151,8 +151,8 @@ func (c *crowd) part(id domain.ConnectionID, w *watch, news chan told) {
 	}
 }
 
-// watch looks at the connection again and again until it is stopped. While somebody looks on and the bank waits for an
-// approval elsewhere, it asks the bank at the bank's own interval whether that has come.
+// watch looks at the connection again and again until it is stopped. While the visit that began the session looks on and
+// the bank waits for an approval elsewhere, it asks the bank at the bank's own interval whether that has come.
 func (s *Service) watch(ctx context.Context, id domain.ConnectionID, w *watch) {
 	defer close(w.done)
 	every := s.Every
@@ -165,7 +165,7 @@ func (s *Service) watch(ctx context.Context, id domain.ConnectionID, w *watch) {
 	var at *standing
 	for ctx.Err() == nil {
 		at = s.tell(ctx, id, w, at)
-		if at != nil && at.challenge != nil && s.due(at.challenge, polled) {
+		if at != nil && at.challenge != nil && w.visits()[at.session.Visit] != nil && s.due(at.challenge, polled) {
 			polled = s.Env.Now()
 			s.poll(ctx, at.challenge)
 			continue

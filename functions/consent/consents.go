@@ -140,7 +140,7 @@ func (s *Service) createConsent(ctx context.Context, call *serve.Call) (serve.An
 			return err
 		}
 		token := s.token(c.ID, domain.LinkConsent, nonce)
-		l := s.newLink(&c, domain.LinkConsent, token)
+		l := s.newLink(&c, domain.LinkConsent, token, call.Origin)
 		con := &domain.Connection{ID: c.ConnectionID, ClientID: c.ClientID, ConsentID: c.ID, InvestorRef: c.InvestorRef,
 			State: domain.ConnectionPending, CreatedAt: c.CreatedAt, UpdatedAt: c.CreatedAt}
 		if err := putAll(tx, &c, con, l, points(l)); err != nil {

@@ -40,7 +40,7 @@ func TestCreateConsentMakesEverythingAtOnce(t *testing.T) {
 	if con.State != domain.ConnectionPending || con.ConsentID != id || con.ClientID != h.client.ID || con.InvestorRef != "inv-1" || string(con.ID) != r.text("connection_id") {
 		t.Errorf("connection %+v", con)
 	}
-	if l, _, err := h.Peek(context.Background(), tokenOf(t, r)); err != nil || l.Purpose != domain.LinkConsent || l.ConsentID != id {
+	if l, _, _, err := h.Peek(context.Background(), tokenOf(t, r), browser); err != nil || l.Purpose != domain.LinkConsent || l.ConsentID != id {
 		t.Errorf("link %+v, %v", l, err)
 	}
 	e := h.wantEntry("consent.created", domain.OutcomeAllowed, "")

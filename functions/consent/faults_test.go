@@ -56,14 +56,18 @@ func deeds() []deed {
 		{"redeem", func(h *home) func() error {
 			_, token := h.ask(asked)
 			return func() error {
-				cookie, v, err := h.Redeem(ctx, token, "")
+				cookie, v, err := h.Redeem(ctx, token, browser, "")
 				if err == nil && (v.Hash != domain.HashToken(cookie) || v.InvestorRef != "inv-1" || h.store.Get(ctx, &domain.Visit{Hash: v.Hash}) != nil) {
 					return errors.New("the visit is not the cookie's")
 				}
 				return err
 			}
 		}},
-		{"grant", visiting(func(h *home, v *domain.Visit) error { return h.Grant(ctx, v, "comdirect", "") })},
+		{"grant", visiting(func(h *home, v *domain.Visit) error { return h.Grant(ctx, v, "comdirect", read, "") })},
+		{"confirm", func(h *home) func() error {
+			_, v := h.granted(asked)
+			return func() error { return h.Confirm(ctx, v, read, "") }
+		}},
 		{"deny", visiting(func(h *home, v *domain.Visit) error { return h.Deny(ctx, v, "") })},
 		{"leave", visiting(func(h *home, v *domain.Visit) error { return h.Leave(ctx, v) })},
 		{"revoke", func(h *home) func() error {

@@ -2,7 +2,7 @@ package consent
 
 import (
 	"context"
-	"encoding/base64"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -31,18 +31,29 @@ const (
 )
 
 // Peek shows whom a link is from without using it up: mail scanners and previews open links too. A link that is
-// unknown, used or expired is Gone.
-func (s *Service) Peek(ctx context.Context, token string) (domain.Link, View, error) {
-	l, c, err := s.invitation(ctx, token)
+// unknown, used or expired is Gone, unless browser is the one whose visit it opened, and that still goes on.
+func (s *Service) Peek(ctx context.Context, token, browser string) (l domain.Link, v View, resumes bool, err error) {
+	found, c, err := s.invitation(ctx, token)
 	if err != nil {
-		return domain.Link{}, View{}, err
+		return l, v, false, err
 	}
-	probe := *l
-	if err := probe.Use(s.Env.Now()); err != nil {
-		return domain.Link{}, View{}, err
+	if resumes, err = s.living(ctx, s.visitToken(token, browser)); err != nil {
+		return l, v, false, err
 	}
-	v, err := s.view(ctx, c)
-	return *l, v, err
+	if probe := *found; !resumes {
+		if err := probe.Use(s.Env.Now()); err != nil {
+			return l, v, false, err
+		}
+	}
+	v, err = s.view(ctx, c)
+	return *found, v, resumes, err
+}
+
+// living says whether the visit of a cookie goes on.
+func (s *Service) living(ctx context.Context, cookie string) (bool, error) {
+	v := &domain.Visit{Hash: domain.HashToken(cookie)}
+	err := s.Store.Get(ctx, v)
+	return err == nil && s.Env.Now().Before(v.ExpiresAt), domain.IgnoreNotFound(err)
 }
 
 // invitation finds the link of a token and its consent. Tokens that no link has look like used ones: nothing is
@@ -66,42 +77,62 @@ func (s *Service) invitation(ctx context.Context, token string) (*domain.Link, *
 	return l, c, nil
 }
 
-// Redeem uses a link up and begins a visit, in one transaction: of two who redeem it at once, one gets the visit and
-// the other Gone. cookie is the visit's secret, 43 characters of base64url; only its hash is kept.
-func (s *Service) Redeem(ctx context.Context, token, origin string) (cookie string, visit *domain.Visit, err error) {
+// Redeem uses a link up and begins a visit, in one transaction: of two browsers that redeem it at once, one gets the visit
+// and the other Gone. One browser gets the same visit as often as it asks while that goes on: a second click, or the link
+// opened again. browser is that browser's random value. cookie is the visit's secret, 43 characters of base64url; only its
+// hash is kept.
+func (s *Service) Redeem(ctx context.Context, token, browser, origin string) (cookie string, visit *domain.Visit, err error) {
 	l, c, err := s.invitation(ctx, token)
 	if err != nil {
 		return "", nil, err
 	}
-	cookie = base64.RawURLEncoding.EncodeToString(s.Env.Random(32))
-	states, late := opensIn(l.Purpose)
-	pseudonym := s.Door.Pseudonym(c.ClientID, c.ID, c.InvestorRef)
-	a := domain.Act{Action: "link.redeemed", Actor: pseudonym.Actor(),
-		ConsentID: c.ID, ClientID: l.ClientID, Origin: origin, States: states, Late: late,
-		Details: map[string]string{"purpose": string(l.Purpose)}}
-	err = s.act(ctx, a, func(tx domain.Tx, c *domain.Consent, _ *domain.Act) error {
-		visit = &domain.Visit{Hash: domain.HashToken(cookie)}
-		if err := tx.Get(visit); domain.KindOf(err) != domain.NotFound {
-			return err // nil: an earlier commit that seemed to fail had begun this very visit
-		}
-		l := &domain.Link{Hash: domain.HashToken(token)}
-		if err := tx.Get(l); err != nil {
-			return err
-		}
-		now := s.Env.Now()
-		if err := l.Use(now); err != nil {
-			return err
-		}
-		visit = &domain.Visit{Hash: domain.HashToken(cookie), ConsentID: c.ID, ConnectionID: c.ConnectionID,
-			ClientID: c.ClientID, InvestorRef: c.InvestorRef, Purpose: l.Purpose, CreatedAt: now,
-			ExpiresAt: now.Add(domain.VisitLife)}
-		return putAll(tx, l, visit)
+	cookie = s.visitToken(token, browser)
+	hash := domain.HashToken(cookie)
+	resumes, err := s.living(ctx, cookie)
+	if err != nil {
+		return "", nil, err
+	}
+	comes := domain.NewVisit(hash, l, c, s.Env.Now())
+	comes.Pseudonym = s.Door.Pseudonym(c.ClientID, c.ID, c.InvestorRef)
+	a := comes.Act(function, "link.redeemed", domain.MayVisit, c.ID, origin)
+	if a.States, a.Late = opensIn(l.Purpose); resumes {
+		a.States, a.Late = domain.AnyConsentState, true
+	}
+	a.Details["purpose"] = string(l.Purpose)
+	err = s.act(ctx, a, func(tx domain.Tx, c *domain.Consent, act *domain.Act) error {
+		visit, err = s.enter(tx, token, hash, c, act)
+		return err
 	})
 	if err != nil {
 		return "", nil, err
 	}
-	visit.Pseudonym = pseudonym
+	visit.Pseudonym = comes.Pseudonym
 	return cookie, visit, nil
+}
+
+// enter finds the visit of hash, or uses the link of token up and begins it. That the link was made and opened from one
+// network address is noted: then perhaps the client opened it by itself.
+func (s *Service) enter(tx domain.Tx, token, hash string, c *domain.Consent, act *domain.Act) (*domain.Visit, error) {
+	l, now := &domain.Link{Hash: domain.HashToken(token)}, s.Env.Now()
+	visit, err := domain.Maybe(tx, &domain.Visit{Hash: hash})
+	if err != nil {
+		return nil, err
+	}
+	if err := tx.Get(l); err != nil {
+		return nil, err
+	}
+	if l.Origin != "" && l.Origin == act.Origin {
+		act.Details["same_origin"] = "true"
+	}
+	if visit != nil && now.Before(visit.ExpiresAt) {
+		act.Details["resumed"] = "true"
+		return visit, nil
+	}
+	if err := l.Use(now); err != nil {
+		return nil, err
+	}
+	visit = domain.NewVisit(hash, l, c, now)
+	return visit, putAll(tx, l, visit)
 }
 
 func putAll(tx domain.Tx, docs ...domain.Document) error {
@@ -125,32 +156,28 @@ func (s *Service) Show(ctx context.Context, v *domain.Visit) (View, error) {
 	return s.view(ctx, c)
 }
 
-// underVisit is an act of the visiting investor under one of their consents.
-func underVisit(v *domain.Visit, action string, id domain.ConsentID, origin string) domain.Act {
-	return domain.Act{Action: action, Actor: v.Actor(), ConsentID: id, Origin: origin, ClientID: v.ClientID,
-		InvestorRef: v.InvestorRef, Details: map[string]string{}}
-}
-
-// Grant is the investor's yes, for one of the custodians offered. Granting again for the same custodian changes
-// nothing; for another one it is a Conflict.
-func (s *Service) Grant(ctx context.Context, v *domain.Visit, custodian domain.CustodianID, origin string) error {
-	a := underVisit(v, "consent.granted", v.ConsentID, origin)
-	a.ConnectionID, a.States = v.ConnectionID, []domain.ConsentState{domain.ConsentReceived, domain.ConsentValid}
+// Grant is the investor's yes to what they were shown, for one of the custodians offered. Granting again for the same
+// custodian confirms it again and changes nothing else; for another one it is a Conflict.
+func (s *Service) Grant(ctx context.Context, v *domain.Visit, custodian domain.CustodianID, shown domain.Confirmation, origin string) error {
+	a := v.Act(function, "consent.granted", domain.MayDecide, v.ConsentID, origin)
+	a.States = []domain.ConsentState{domain.ConsentReceived, domain.ConsentValid}
+	shown.Details(a.Details)
 	return s.act(ctx, a, func(tx domain.Tx, c *domain.Consent, act *domain.Act) error {
 		con := &domain.Connection{ID: c.ConnectionID}
 		if err := tx.Get(con); err != nil {
 			return err
 		}
-		if err := mayDecide(v); err != nil {
-			return err
-		}
+		now := s.Env.Now()
+		shown.At = now
 		if c.State == domain.ConsentValid {
-			return repeatedGrant(c, custodian, act)
+			if err := repeatedGrant(c, custodian, act); err != nil {
+				return err
+			}
+			return errors.Join(act.Visit.Confirm(tx, con, shown), tx.Put(con))
 		}
 		if s.custodian(custodian) == nil {
 			return domain.Invalidf("custodian", "choose one of the custodians offered")
 		}
-		now := s.Env.Now()
 		if err := c.Grant(custodian, now); err != nil {
 			return err
 		}
@@ -161,7 +188,22 @@ func (s *Service) Grant(ctx context.Context, v *domain.Visit, custodian domain.C
 		if err := domain.Tell(s.Env, tx, con, domain.NoticeConsentGranted, string(c.ID)); err != nil {
 			return err
 		}
-		return putAll(tx, c, con)
+		return errors.Join(act.Visit.Confirm(tx, con, shown), putAll(tx, c, con))
+	})
+}
+
+// Confirm is the investor's yes to what a credential is for, before they enter one in a visit in which they have not
+// granted. From then on this visit, and no earlier one, may enter it.
+func (s *Service) Confirm(ctx context.Context, v *domain.Visit, shown domain.Confirmation, origin string) error {
+	a := v.Act(function, "visit.confirmed", domain.MayConfirm, v.ConsentID, origin)
+	shown.Details(a.Details)
+	return s.act(ctx, a, func(tx domain.Tx, c *domain.Consent, act *domain.Act) error {
+		con := &domain.Connection{ID: c.ConnectionID}
+		if err := tx.Get(con); err != nil {
+			return err
+		}
+		shown.At = s.Env.Now()
+		return errors.Join(act.Visit.Confirm(tx, con, shown), tx.Put(con))
 	})
 }
 
@@ -174,33 +216,17 @@ func repeatedGrant(c *domain.Consent, custodian domain.CustodianID, act *domain.
 	return nil
 }
 
-// mayDecide holds decisions to visits by a link that was sent for one: a link to manage or to reconnect shows less.
-func mayDecide(v *domain.Visit) error {
-	if v.Purpose != domain.LinkConsent {
-		return &domain.Error{Kind: domain.Forbidden, Code: "visit_purpose",
-			Message: "this visit is not for a decision; ask for a link to the consent"}
-	}
-	return nil
-}
-
 // Deny is the investor's no. Denying again changes nothing.
 func (s *Service) Deny(ctx context.Context, v *domain.Visit, origin string) error {
-	a := underVisit(v, "consent.rejected", v.ConsentID, origin)
-	a.ConnectionID, a.Late = v.ConnectionID, true
-	a.States = []domain.ConsentState{domain.ConsentReceived, domain.ConsentRejected}
-	end := s.end(domain.ConsentRejected)
-	return s.act(ctx, a, func(tx domain.Tx, c *domain.Consent, act *domain.Act) error {
-		if err := mayDecide(v); err != nil {
-			return err
-		}
-		return end(tx, c, act)
-	})
+	a := v.Act(function, "consent.rejected", domain.MayDecide, v.ConsentID, origin)
+	a.Late, a.States = true, []domain.ConsentState{domain.ConsentReceived, domain.ConsentRejected}
+	return s.act(ctx, a, s.end(domain.ConsentRejected))
 }
 
-// Revoke withdraws any of the investor's consents with this client (GDPR Article 7(3): as easily as it was given).
-// What is held under it is erased. Withdrawing again changes nothing.
+// Revoke withdraws a consent that the visit may manage (GDPR Article 7(3): as easily as it was given). What is held under
+// it is erased. Withdrawing again changes nothing.
 func (s *Service) Revoke(ctx context.Context, v *domain.Visit, id domain.ConsentID, origin string) error {
-	a := underVisit(v, "consent.revoked", id, origin)
+	a := v.Act(function, "consent.revoked", domain.MayManage, id, origin)
 	a.Late, a.States = true, []domain.ConsentState{domain.ConsentValid, domain.ConsentRevoked}
 	return s.act(ctx, a, s.end(domain.ConsentRevoked))
 }

@@ -23,6 +23,15 @@ func (s *Service) token(id domain.ConsentID, purpose domain.LinkUse, nonce strin
 	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
 }
 
+// visitToken is the cookie of the visit that a link's token opens in one browser. It is derived, so that two clicks make one
+// visit, and so that the link opened again in that browser finds it. Without the browser's random value and our key nobody
+// else can make it: not whoever passed the link on, and not whoever finds it.
+func (s *Service) visitToken(token, browser string) string {
+	mac := hmac.New(sha256.New, s.LinkKey.Reveal())
+	mac.Write([]byte("visit/v1\n" + token + "\n" + browser))
+	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
+}
+
 // nonce makes a link unlike every other of the same consent and purpose.
 func (s *Service) nonce() string { return base64.RawURLEncoding.EncodeToString(s.Env.Random(16)) }
 
@@ -31,10 +40,10 @@ func (s *Service) url(token string) string {
 	return strings.TrimSuffix(s.PagesURL, "/") + "/i/" + token
 }
 
-// newLink makes the link of token for c.
-func (s *Service) newLink(c *domain.Consent, purpose domain.LinkUse, token string) *domain.Link {
+// newLink makes the link of token for c. origin is where it was asked for.
+func (s *Service) newLink(c *domain.Consent, purpose domain.LinkUse, token, origin string) *domain.Link {
 	now := s.Env.Now()
-	return &domain.Link{Hash: domain.HashToken(token), ConsentID: c.ID, ClientID: c.ClientID, Purpose: purpose,
+	return &domain.Link{Hash: domain.HashToken(token), ConsentID: c.ID, ClientID: c.ClientID, Purpose: purpose, Origin: origin,
 		CreatedAt: now, ExpiresAt: now.Add(domain.LinkLife)}
 }
 
@@ -125,7 +134,7 @@ func (s *Service) issueLink(tx domain.Tx, call *serve.Call, c *domain.Consent, a
 		act.Details["repeated"] = "true"
 		return linkResource{URL: s.url(token), Purpose: purpose, ExpiresAt: before.ExpiresAt}, err
 	}
-	l := s.newLink(c, purpose, token)
+	l := s.newLink(c, purpose, token, call.Origin)
 	docs := []domain.Document{l}
 	if purpose == domain.LinkConsent {
 		old, err := s.superseded(tx, c.ID)

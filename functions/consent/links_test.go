@@ -56,14 +56,14 @@ func TestNewLinkVoidsTheOlderInvitation(t *testing.T) {
 				tokens = append(tokens, tokenOf(t, h.call(http.StatusCreated, "POST", "/v1/consents/"+string(id)+"/links", `{"purpose":"`+c.purpose+`"}`)))
 			}
 			for _, token := range []string{first, tokens[0], tokens[1]} {
-				_, _, err := h.Redeem(ctx, token, "")
+				_, _, err := h.Redeem(ctx, token, browser, "")
 				if c.voids {
 					wantCode(t, err, domain.Gone, "link_used")
 				} else if err != nil {
 					t.Error(err)
 				}
 			}
-			if _, _, err := h.Redeem(ctx, tokens[2], ""); err != nil {
+			if _, _, err := h.Redeem(ctx, tokens[2], browser, ""); err != nil {
 				t.Errorf("the newest link: %v", err)
 			}
 		})
@@ -85,7 +85,7 @@ func TestPointerToTheNewestInvitation(t *testing.T) {
 		}
 	}
 	for _, guess := range []string{"latest-" + string(id), string(id), ""} {
-		_, _, err := h.Peek(ctx, guess)
+		_, _, _, err := h.Peek(ctx, guess, browser)
 		wantCode(t, err, domain.Gone, "link_used")
 	}
 	e := operatorNote(h.Env, "test.swept", h.client.ID, "links") // both swept: a new link begins anew
@@ -95,7 +95,7 @@ func TestPointerToTheNewestInvitation(t *testing.T) {
 	}
 	h.pass(domain.LinkLife + time.Second)
 	fresh := tokenOf(t, h.call(http.StatusCreated, "POST", "/v1/consents/"+string(id)+"/links", `{"purpose":"consent"}`))
-	if _, _, err := h.Redeem(ctx, fresh, ""); err != nil {
+	if _, _, err := h.Redeem(ctx, fresh, browser, ""); err != nil {
 		t.Error(err)
 	}
 }

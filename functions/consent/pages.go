@@ -43,7 +43,10 @@ type sheet struct {
 	Left    bool           // home: a visit was just ended
 	Purpose domain.LinkUse // link
 	Until   domain.Time    // link
+	Resumes bool           // link: it leads back into this browser's visit
+	Shown   string         // consent and confirm: digest of the text to confirm
 	Missing bool           // consent: no custodian was chosen
+	Changed bool           // consent and confirm: what was confirmed is not what is asked now
 	Outcome string         // done: read, partly, paused, denied, expired or ended
 	Asked   *View          // me: the consent that the investor asked to withdraw, and is asked about once more
 	Remedy  string         // error
@@ -62,6 +65,7 @@ func (s *Service) Pages(mux *http.ServeMux) {
 	mux.Handle("POST /consent/grant", s.visited(s.grantConsent))
 	mux.Handle("POST /consent/deny", s.visited(s.denyConsent))
 	mux.Handle("GET /connect", s.visited(s.connectPage))
+	mux.Handle("POST /connect/confirm", s.visited(s.confirmConnect))
 	mux.Handle("GET /sca", s.visited(s.scaPage))
 	mux.Handle("GET /done", s.visited(s.donePage))
 	mux.Handle("GET /me", s.visited(s.mePage))
@@ -391,12 +395,14 @@ func (p *sheet) place() string {
 	switch {
 	case isOver(c, p.now):
 		return "/done"
-	case c.State == domain.ConsentReceived && p.Visit.Purpose == domain.LinkConsent:
+	case c.State == domain.ConsentReceived && p.Visit.May(domain.MayDecide, c.ID):
 		return "/consent"
 	case c.State == domain.ConsentReceived:
 		return "/me"
 	case c.State != domain.ConsentValid:
 		return "/done"
+	case !p.Visit.May(domain.MayConnect, c.ID) && p.View.Connection.State != domain.ConnectionActive:
+		return "/me"
 	}
 	switch p.View.Connection.State {
 	case domain.ConnectionAwaiting:

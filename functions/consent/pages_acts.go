@@ -2,6 +2,7 @@ package consent
 
 import (
 	"cmp"
+	"net/http"
 	"slices"
 	"strings"
 
@@ -20,14 +21,15 @@ func (s *Service) linkPage(p *sheet) (string, error) {
 	if !tokenShape.MatchString(token) {
 		return "", domain.ErrNotFound
 	}
-	link, view, err := s.Peek(p.r.Context(), token)
+	browser := s.Door.Browser(p.w, p.r)
+	link, view, resumes, err := s.Peek(p.r.Context(), token, browser)
 	if err != nil {
 		return "", err
 	}
 	if asked := p.site.words[view.Consent.Language]; asked != nil && !p.chosen {
 		p.words = asked
 	}
-	p.Name, p.View, p.Purpose, p.Until = "link", view, link.Purpose, link.ExpiresAt
+	p.Name, p.View, p.Purpose, p.Until, p.Resumes = "link", view, link.Purpose, link.ExpiresAt, resumes
 	p.Title, err = p.T("link.title."+string(link.Purpose), "client", view.ClientName)
 	return "", err
 }
@@ -37,7 +39,7 @@ func (s *Service) redeemLink(p *sheet) (string, error) {
 	if !tokenShape.MatchString(token) {
 		return "", domain.ErrNotFound
 	}
-	cookie, visit, err := s.Redeem(p.r.Context(), token, s.Door.Commitment(p.r))
+	cookie, visit, err := s.Redeem(p.r.Context(), token, s.Door.Browser(p.w, p.r), s.Door.Commitment(p.r))
 	if err != nil {
 		return "", err
 	}
@@ -58,34 +60,41 @@ func (s *Service) consentPage(p *sheet) (string, error) {
 	}
 	p.Name, p.Step = "consent", 1
 	var err error
-	p.Title, err = p.T("consent.title", "client", p.View.ClientName)
-	return "", err
+	if p.Title, err = p.T("consent.title", "client", p.View.ClientName); err != nil {
+		return "", err
+	}
+	return "", p.toConfirm()
 }
 
+// grantConsent takes the yes to the very text that was shown. If that is no longer what is asked, or no custodian was
+// chosen, the page is shown again.
 func (s *Service) grantConsent(p *sheet) (string, error) {
 	custodian := domain.CustodianID(p.r.PostForm.Get("custodian"))
-	offered := slices.ContainsFunc(p.View.Custodians, func(c domain.Custodian) bool { return c.ID == custodian })
-	if custodian == "" || !offered {
-		if next, err := s.consentPage(p); next != "" || err != nil {
-			return next, err
-		}
-		p.Missing, p.Status = true, 400
-		return "", nil
+	shown, err := p.confirmation("consent")
+	if err != nil {
+		return "", err
 	}
-	return "/connect", s.Grant(p.r.Context(), p.Visit, custodian, s.Door.Commitment(p.r))
+	p.Missing = !slices.ContainsFunc(p.View.Custodians, func(c domain.Custodian) bool { return c.ID == custodian })
+	p.Changed = p.r.PostForm.Get("shown") != shown.Digest
+	decides, state := p.Visit.May(domain.MayDecide, p.Visit.ConsentID), p.View.Consent.State
+	switch {
+	case decides && state == domain.ConsentReceived && (p.Missing || p.Changed):
+		p.Status = http.StatusBadRequest
+		return s.consentPage(p)
+	case decides && state == domain.ConsentValid && p.Changed:
+		return "/connect", nil // which has its own text to confirm
+	}
+	return "/connect", s.Grant(p.r.Context(), p.Visit, custodian, shown, s.Door.Commitment(p.r))
 }
 
 func (s *Service) denyConsent(p *sheet) (string, error) {
 	return "/done", s.Deny(p.r.Context(), p.Visit, s.Door.Commitment(p.r))
 }
 
-// connectPage takes the login. A connection that works is left alone unless the visit is for reconnecting, or the last
-// reading lacks something.
+// connectPage takes the login, once this very visit has confirmed what it is for. A connection that works is left alone
+// unless the visit is for reconnecting, or the last reading lacks something.
 func (s *Service) connectPage(p *sheet) (string, error) {
-	state := p.View.Connection.State
-	again := state == domain.ConnectionPaused ||
-		state == domain.ConnectionActive && (p.Visit.Purpose == domain.LinkReconnect || p.Repeatable())
-	if next := p.place(); next != "/connect" && !(next == "/done" && again && p.Live(p.View)) {
+	if next := p.place(); next != "/connect" && !(next == "/done" && p.reconnects()) {
 		return next, nil
 	}
 	if p.View.Custodian == nil {
@@ -96,8 +105,40 @@ func (s *Service) connectPage(p *sheet) (string, error) {
 		return "", err
 	}
 	var err error
-	p.Title, err = p.T("connect.title", "bank", p.Bank(p.View))
-	return "", err
+	if p.Title, err = p.T("connect.title", "bank", p.Bank(p.View)); err != nil || p.confirmed() {
+		return "", err
+	}
+	p.Name = "confirm"
+	if p.Title, err = p.T("confirm.title", "bank", p.Bank(p.View)); err != nil {
+		return "", err
+	}
+	return "", p.toConfirm()
+}
+
+// reconnects says whether the visit may enter a login though nothing waits for one.
+func (p *sheet) reconnects() bool {
+	state := p.View.Connection.State
+	again := state == domain.ConnectionPaused ||
+		state == domain.ConnectionActive && (p.Visit.Purpose == domain.LinkReconnect || p.Repeatable())
+	return again && p.Live(p.View) && p.Visit.May(domain.MayConnect, p.Visit.ConsentID)
+}
+
+// confirmed says whether this visit has confirmed, and no newer one since.
+func (p *sheet) confirmed() bool {
+	return p.Visit.Confirmation != nil && p.View.Connection.HeldBy(p.Visit) == nil
+}
+
+// confirmConnect takes the yes to the short text that stands before the login.
+func (s *Service) confirmConnect(p *sheet) (string, error) {
+	shown, err := p.confirmation("confirm")
+	if err != nil {
+		return "", err
+	}
+	if p.Changed = p.r.PostForm.Get("shown") != shown.Digest; p.Changed && p.Visit.May(domain.MayConfirm, p.Visit.ConsentID) {
+		p.Status = http.StatusBadRequest
+		return s.connectPage(p)
+	}
+	return "/connect", s.Confirm(p.r.Context(), p.Visit, shown, s.Door.Commitment(p.r))
 }
 
 // nameKeys tells a page which keys it may seal to, by their thumbprints (RFC 7638). The keys themselves come from the
@@ -147,7 +188,7 @@ func (s *Service) donePage(p *sheet) (string, error) {
 	case c.State == domain.ConsentReceived || connection.State == domain.ConnectionBusy || connection.State == domain.ConnectionSCA:
 		return p.place(), nil
 	case connection.State == domain.ConnectionAwaiting && connection.Reason == "":
-		return "/connect", nil
+		return p.place(), nil
 	case connection.State == domain.ConnectionActive && p.Partly():
 		p.came("partly", 4, "partly")
 	case connection.State == domain.ConnectionActive:

@@ -209,7 +209,7 @@ func (p *sheet) read(v View, caption string) (reading, error) {
 
 // Erasable are the scopes that the investor may have erased under a consent: what is there to erase.
 func (p *sheet) Erasable(v View) []domain.ErasureScope {
-	if v.Consent.State != domain.ConsentValid {
+	if v.Consent.State != domain.ConsentValid || !p.Manages(v) {
 		return nil
 	}
 	var scopes []domain.ErasureScope
@@ -222,6 +222,12 @@ func (p *sheet) Erasable(v View) []domain.ErasureScope {
 	return append(scopes, domain.EraseAll)
 }
 
+// Manages says whether the visit may end what v shows.
+func (p *sheet) Manages(v View) bool { return p.Visit.May(domain.MayManage, v.Consent.ID) }
+
+// Connects says whether the visit may enter a login for what it is about.
+func (p *sheet) Connects() bool { return p.Visit.May(domain.MayConnect, p.Visit.ConsentID) }
+
 // step is what the investor may do next about a consent.
 type step struct{ Path, Text string }
 
@@ -231,9 +237,9 @@ func (p *sheet) Next(v View) *step {
 		return nil
 	}
 	switch {
-	case v.Consent.State == domain.ConsentReceived && p.Visit.Purpose == domain.LinkConsent:
+	case v.Consent.State == domain.ConsentReceived && p.Visit.May(domain.MayDecide, v.Consent.ID):
 		return &step{"/consent", p.text["me.decide"]}
-	case v.Consent.State != domain.ConsentValid:
+	case v.Consent.State != domain.ConsentValid || !p.Visit.May(domain.MayConnect, v.Consent.ID):
 		return nil
 	case v.Connection.State == domain.ConnectionAwaiting, v.Connection.State == domain.ConnectionPaused:
 		return &step{"/connect", p.text["me.reconnect"]}

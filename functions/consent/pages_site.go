@@ -28,6 +28,7 @@ type site struct {
 	templates map[string]*template.Template
 	words     map[string]*words
 	assets    map[string]*asset
+	sources   map[string][]byte // of templates and languages, by name
 	matcher   language.Matcher
 }
 
@@ -59,7 +60,7 @@ var theSite = sync.OnceValue(func() *site {
 })
 
 func readSite(files fs.FS) (*site, error) {
-	s := &site{templates: map[string]*template.Template{}, words: map[string]*words{}, assets: map[string]*asset{}}
+	s := &site{templates: map[string]*template.Template{}, words: map[string]*words{}, assets: map[string]*asset{}, sources: map[string][]byte{}}
 	var tags []language.Tag
 	for _, lang := range domain.Languages {
 		raw, err := fs.ReadFile(files, "locales/"+lang+".json")
@@ -69,7 +70,7 @@ func readSite(files fs.FS) (*site, error) {
 		if s.words[lang], err = parseWords(lang, raw); err != nil {
 			return nil, err
 		}
-		tags = append(tags, s.words[lang].tag)
+		tags, s.sources[lang] = append(tags, s.words[lang].tag), raw
 	}
 	s.matcher = language.NewMatcher(tags)
 	if err := s.readTemplates(files); err != nil {
@@ -85,15 +86,25 @@ func readSite(files fs.FS) (*site, error) {
 }
 
 func (s *site) readTemplates(files fs.FS) error {
-	for _, name := range []string{"home", "link", "consent", "connect", "sca", "done", "me", "withdraw", "error"} {
+	for _, name := range []string{"home", "link", "consent", "confirm", "connect", "sca", "done", "me", "withdraw", "error"} {
 		t, err := template.New(name).Option("missingkey=error").ParseFS(files,
 			"templates/layout.html", "templates/products.html", "templates/"+name+".html")
 		if err != nil {
 			return err
 		}
 		s.templates[name] = t
+		if s.sources[name], err = fs.ReadFile(files, "templates/"+name+".html"); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// version names the template of a page and the words of a language as they are: whoever has them makes the same text of
+// the same consent again.
+func (s *site) version(page, lang string) string {
+	sum := sha256.Sum256(append(append([]byte(page+"\n"), s.sources[page]...), s.sources[lang]...))
+	return hex.EncodeToString(sum[:8])
 }
 
 var moduleImport = regexp.MustCompile(`(?m)^(import\s[^"']*|import\s*)["']\./([a-z]+\.js)["']`)

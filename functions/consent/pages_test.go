@@ -130,6 +130,23 @@ func (h *home) enter(token string) string {
 	return ""
 }
 
+var shownShape = regexp.MustCompile(`name="shown" value="([0-9a-f]{64})"`)
+
+// form is what the form of a page sends to confirm what the page says, and more.
+func (h *home) form(cookie, path string, more url.Values) url.Values {
+	h.t.Helper()
+	found := shownShape.FindStringSubmatch(bodyOf(h.t, h.browse(cookie, "GET", path, nil)))
+	if found == nil {
+		h.t.Fatalf("%s shows nothing to confirm", path)
+	}
+	out := maps.Clone(more)
+	if out == nil {
+		out = url.Values{}
+	}
+	out.Set("shown", found[1])
+	return out
+}
+
 func (h *home) linkFor(id domain.ConsentID, purpose domain.LinkUse) string {
 	h.t.Helper()
 	return tokenOf(h.t, h.call(http.StatusCreated, "POST", "/v1/consents/"+string(id)+"/links", fmt.Sprintf(`{"purpose":%q}`, purpose)))
@@ -372,7 +389,7 @@ func at0(state domain.ConnectionState, why domain.Reason, held domain.Credential
 func settled(h *home, state domain.ConnectionState, why domain.Reason, held domain.CredentialState) (string, domain.ConsentID) {
 	id, token := h.ask(rich)
 	cookie := h.enter(token)
-	res := h.browse(cookie, "POST", "/consent/grant", url.Values{"custodian": {string(h.Custodians[0].ID)}})
+	res := h.browse(cookie, "POST", "/consent/grant", h.form(cookie, "/consent", url.Values{"custodian": {string(h.Custodians[0].ID)}}))
 	if res.StatusCode != http.StatusSeeOther {
 		h.t.Fatalf("granting: status %d", res.StatusCode)
 	}
@@ -473,14 +490,17 @@ func TestVisitCookie(t *testing.T) {
 	h := pageHome(t)
 	_, token := h.ask(rich)
 	res := h.browse("", "POST", "/i/"+token, nil)
-	if res.StatusCode != http.StatusSeeOther || res.Header.Get("Location") != "/consent" || len(res.Cookies()) != 1 {
+	if res.StatusCode != http.StatusSeeOther || res.Header.Get("Location") != "/consent" || len(res.Cookies()) != 2 {
 		t.Fatalf("status %d to %q", res.StatusCode, res.Header.Get("Location"))
 	}
-	c := res.Cookies()[0]
+	known, c := res.Cookies()[0], res.Cookies()[1]
+	if known.Name != "__Host-sluis-browser" || !known.Secure || !known.HttpOnly || known.SameSite != http.SameSiteLaxMode || known.Path != "/" || known.Domain != "" {
+		t.Errorf("cookie %+v", known)
+	}
 	if c.Name != "__Host-sluis" || !c.Secure || !c.HttpOnly || c.SameSite != http.SameSiteStrictMode || c.Path != "/" || c.Domain != "" {
 		t.Errorf("cookie %+v", c)
 	}
-	if again := h.browse("", "POST", "/i/"+token, nil); again.StatusCode != http.StatusGone || len(again.Cookies()) != 0 {
+	if again := h.browse("", "POST", "/i/"+token, nil); again.StatusCode != http.StatusGone || slices.ContainsFunc(again.Cookies(), func(c *http.Cookie) bool { return c.Name == "__Host-sluis" }) {
 		t.Errorf("second time: status %d", again.StatusCode)
 	}
 	res = h.browse(c.Value, "POST", "/leave", nil)
@@ -499,7 +519,7 @@ func TestLookingAtALinkUsesNothingUp(t *testing.T) {
 	h := pageHome(t)
 	_, token := h.ask(rich)
 	for _, method := range []string{"GET", "HEAD", "GET"} {
-		if res := h.browse("", method, "/i/"+token, nil, "Sec-Fetch-Site", "cross-site", "Purpose", "prefetch"); res.StatusCode != 200 || len(res.Cookies()) != 0 {
+		if res := h.browse("", method, "/i/"+token, nil, "Sec-Fetch-Site", "cross-site", "Purpose", "prefetch"); res.StatusCode != 200 || len(res.Cookies()) != 1 || res.Cookies()[0].Name != "__Host-sluis-browser" {
 			t.Fatalf("%s: status %d", method, res.StatusCode)
 		}
 	}
@@ -608,8 +628,9 @@ func TestDeciding(t *testing.T) {
 			h := pageHome(t)
 			id, token := h.ask(rich)
 			cookie := h.enter(token)
+			form := h.form(cookie, "/consent", c.form(h))
 			for range 2 { // a form sent twice is one decision
-				res := h.browse(cookie, "POST", c.path, c.form(h))
+				res := h.browse(cookie, "POST", c.path, form)
 				if res.StatusCode != c.status || res.Header.Get("Location") != c.to {
 					t.Fatalf("status %d to %q", res.StatusCode, res.Header.Get("Location"))
 				}
@@ -756,7 +777,7 @@ func TestLanguageIsKept(t *testing.T) {
 	if res.Header.Get("Location") != "/consent?lang=fr" {
 		t.Errorf("on to %q", res.Header.Get("Location"))
 	}
-	cookie := res.Cookies()[0].Value
+	cookie := res.Cookies()[1].Value
 	page := bodyOf(t, h.browse(cookie, "GET", "/consent?lang=fr", nil))
 	for _, want := range []string{`<html lang="fr">`, `action="/consent/grant?lang=fr"`, `formaction="/consent/deny?lang=fr"`, `href="/me?lang=fr"`} {
 		if !strings.Contains(page, want) {

@@ -1,6 +1,9 @@
 package consent
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"html"
@@ -143,6 +146,27 @@ func (v *words) And(names []string) string {
 	}
 	last := len(names) - 1
 	return strings.Join(names[:last], ", ") + v.text["list.and"] + names[last]
+}
+
+// toConfirm has the page carry the digest of the text that its form confirms.
+func (p *sheet) toConfirm() error {
+	c, err := p.confirmation(p.Name)
+	p.Shown = c.Digest
+	return err
+}
+
+// confirmation names the text of a page as this visitor sees it: all that stands in its main part, the client's and the
+// custodians' names, the purpose and the times among it. What depends on the form itself is left out.
+func (p *sheet) confirmation(page string) (domain.Confirmation, error) {
+	shown := *p
+	shown.Name, shown.Shown, shown.Missing, shown.Changed = page, "", false, false
+	var text bytes.Buffer
+	if err := p.site.templates[page].ExecuteTemplate(&text, "main", &shown); err != nil {
+		return domain.Confirmation{}, err
+	}
+	version := p.site.version(page, p.Lang)
+	sum := sha256.Sum256([]byte(version + "\n" + p.Lang + "\n" + text.String()))
+	return domain.Confirmation{Digest: hex.EncodeToString(sum[:]), Language: p.Lang, Version: version}, nil
 }
 
 // some is the JSON object of the words whose keys begin with one of the prefixes.

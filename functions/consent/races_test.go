@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -61,11 +63,31 @@ func won(t *testing.T, errs []error, codes ...string) int {
 func TestRedeemedByManyAtOnce(t *testing.T) {
 	h := newHome(t)
 	_, token := h.ask(asked)
-	errs := h.race(times(10, func(int) error { _, _, err := h.Redeem(context.Background(), token, ""); return err })...)
+	errs := h.race(times(10, func(i int) error {
+		_, _, err := h.Redeem(context.Background(), token, strings.Repeat(strconv.Itoa(i), 43), "")
+		return err
+	})...)
 	if n := won(t, errs, "link_used"); n != 1 || h.store.count("visit") != 1 {
 		t.Errorf("%d redeemed, %d visits, want one", n, h.store.count("visit"))
 	}
 	wantOutcomes(t, h, "link.redeemed", 1, 9)
+}
+
+// Clicks of one browser all land in the visit that the first of them began.
+func TestRedeemedByOneBrowserManyTimesAtOnce(t *testing.T) {
+	h := newHome(t)
+	_, token := h.ask(asked)
+	var cookies sync.Map
+	errs := h.race(times(10, func(int) error {
+		cookie, _, err := h.Redeem(context.Background(), token, browser, "")
+		cookies.Store(cookie, true)
+		return err
+	})...)
+	n, distinct := won(t, errs, ""), 0
+	cookies.Range(func(any, any) bool { distinct++; return true })
+	if n != 10 || distinct != 1 || h.store.count("visit") != 1 {
+		t.Errorf("%d redeemed with %d cookies, %d visits, want one visit for all", n, distinct, h.store.count("visit"))
+	}
 }
 
 // wantOutcomes counts the entries of an action.
@@ -84,7 +106,7 @@ func TestGrantedForTwoCustodiansAtOnce(t *testing.T) {
 	h := newHome(t)
 	id, token := h.ask(asked)
 	v := h.visit(token)
-	errs := h.race(times(10, func(i int) error { return h.Grant(context.Background(), v, h.Custodians[i%2].ID, "") })...)
+	errs := h.race(times(10, func(i int) error { return h.Grant(context.Background(), v, h.Custodians[i%2].ID, read, "") })...)
 	if n := won(t, errs, "consent_granted"); n != 5 { // the winner, and those who chose the same
 		t.Errorf("%d granted, want 5", n)
 	}
@@ -107,7 +129,7 @@ func TestGrantAgainstDeny(t *testing.T) {
 		v := h.visit(token)
 		notices := h.store.count("notice")
 		errs := h.race(
-			func() error { return h.Grant(context.Background(), v, "comdirect", "") },
+			func() error { return h.Grant(context.Background(), v, "comdirect", read, "") },
 			func() error { return h.Deny(context.Background(), v, "") })
 		if n := won(t, errs, "consent_valid", "consent_rejected"); n != 1 {
 			t.Fatalf("%d won: %v", n, errs)
@@ -154,7 +176,7 @@ func TestGrantAgainstTerminate(t *testing.T) {
 		id, token := h.ask(asked)
 		v := h.visit(token)
 		errs := h.race(
-			func() error { return h.Grant(context.Background(), v, "comdirect", "") },
+			func() error { return h.Grant(context.Background(), v, "comdirect", read, "") },
 			func() error { return h.tried("DELETE", "/v1/consents/"+string(id), "") })
 		if errs[1] != nil || errs[0] != nil && domain.CodeOf(errs[0]) != "consent_terminated" {
 			t.Fatal(errs)
@@ -176,7 +198,7 @@ func TestTwoNewInvitationsAtOnceLeaveOneOpen(t *testing.T) {
 	})...)
 	open := 0
 	for _, token := range append(tokens[:], first) {
-		if _, _, err := h.Redeem(context.Background(), token, ""); err == nil {
+		if _, _, err := h.Redeem(context.Background(), token, browser, ""); err == nil {
 			open++
 		}
 	}

@@ -160,10 +160,16 @@ func tokenOf(t testing.TB, r reply) string {
 	return token
 }
 
+// browser is the random value of the browser in which tests open links.
+var browser = strings.Repeat("b", 43)
+
+// read is what investors in tests confirm.
+var read = domain.Confirmation{Digest: "5e1f", Language: "en", Version: "1"}
+
 // visit redeems a token.
 func (h *home) visit(token string) *domain.Visit {
 	h.t.Helper()
-	_, v, err := h.Redeem(context.Background(), token, "origin")
+	_, v, err := h.Redeem(context.Background(), token, browser, "origin")
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -175,7 +181,7 @@ func (h *home) granted(body string) (domain.ConsentID, *domain.Visit) {
 	h.t.Helper()
 	id, token := h.ask(body)
 	v := h.visit(token)
-	if err := h.Grant(context.Background(), v, h.Custodians[0].ID, "origin"); err != nil {
+	if err := h.Grant(context.Background(), v, h.Custodians[0].ID, read, "origin"); err != nil {
 		h.t.Fatal(err)
 	}
 	return id, v

@@ -66,7 +66,7 @@ func (s *Service) byClient(scope domain.ErasureScope) serve.Endpoint {
 	}
 }
 
-// byInvestor erases on the word of the investor who visits: what any of their consents with this client holds.
+// byInvestor erases on the word of the investor who visits: what a consent holds that their visit may manage.
 func (s *Service) byInvestor(ctx context.Context, c *serve.Call) (serve.Answer, error) {
 	var body struct {
 		ConsentID domain.ConsentID    `json:"consent_id"`
@@ -93,7 +93,7 @@ func (s *Service) byInvestor(ctx context.Context, c *serve.Call) (serve.Answer, 
 		return serve.Answer{}, err
 	}
 	cert, err := s.erase(ctx, &request{connection: conn, scope: body.Scope, cause: "investor_request",
-		actor: c.Visit.Actor(), origin: c.Origin, clientID: c.Visit.ClientID, investorRef: c.Visit.InvestorRef,
+		actor: c.Visit.Actor(), visit: c.Visit, origin: c.Origin, clientID: c.Visit.ClientID,
 		ends: domain.ConsentRevoked})
 	if domain.CodeOf(err) == "consent_not_yours" {
 		return serve.Answer{}, domain.ErrNotFound

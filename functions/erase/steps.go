@@ -20,14 +20,14 @@ const (
 
 // request is one wish to erase.
 type request struct {
-	connection  *domain.Connection // as last seen
-	scope       domain.ErasureScope
-	cause       string
-	actor       domain.Actor
-	origin      string
-	clientID    domain.ClientID     // what the consent must fit; empty for events
-	investorRef string              // likewise
-	ends        domain.ConsentState // with EraseAll: what an open consent becomes; empty leaves it
+	connection *domain.Connection // as last seen
+	scope      domain.ErasureScope
+	cause      string
+	actor      domain.Actor
+	visit      *domain.Visit // of the investor who asks; nil where nobody visits
+	origin     string
+	clientID   domain.ClientID     // what the consent must fit; empty for events
+	ends       domain.ConsentState // with EraseAll: what an open consent becomes; empty leaves it
 }
 
 func (r *request) credentials() bool { return r.scope != domain.EraseData }
@@ -47,10 +47,15 @@ func (r *request) reason() domain.Reason {
 
 // act begins the description of one step. Erasing only takes away, so it is allowed whatever became of the consent.
 func (r *request) act(action string) domain.Act {
-	return domain.Act{Action: action, Function: "erase", Actor: r.actor, Origin: r.origin,
-		ConsentID: r.connection.ConsentID, ClientID: r.clientID, InvestorRef: r.investorRef,
-		ConnectionID: r.connection.ID, Subject: string(r.connection.ID), States: domain.AnyConsentState, Late: true,
-		Details: map[string]string{"scope": string(r.scope)}}
+	a := domain.Act{Action: action, Function: "erase", Actor: r.actor, Origin: r.origin,
+		ConsentID: r.connection.ConsentID, ClientID: r.clientID, Details: map[string]string{}}
+	if r.visit != nil {
+		a = r.visit.Act("erase", action, domain.MayManage, r.connection.ConsentID, r.origin)
+	}
+	a.ConnectionID, a.Subject = r.connection.ID, string(r.connection.ID)
+	a.States, a.Late = domain.AnyConsentState, true
+	a.Details["scope"] = string(r.scope)
+	return a
 }
 
 // underWay names the line that is kept while an erasure is going on: one for each connection and scope.

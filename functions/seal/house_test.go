@@ -175,9 +175,11 @@ func (h *house) get(d domain.Document) bool {
 func (h *house) visit(change func(*domain.Visit)) string {
 	token := base64.RawURLEncoding.EncodeToString(h.env.Random(32))
 	v := &domain.Visit{Hash: domain.HashToken(token), ConsentID: h.consent.ID, ConnectionID: h.conn.ID, ClientID: h.consent.ClientID,
-		InvestorRef: "inv-1", Purpose: domain.LinkConsent, ExpiresAt: h.env.Now().Add(time.Hour)}
+		InvestorRef: "inv-1", Purpose: domain.LinkConsent,
+		Confirmation: &domain.Confirmation{Digest: "5e1f", Language: "en", Version: "1"}, ExpiresAt: h.env.Now().Add(time.Hour)}
 	change(v)
-	h.put(v)
+	h.conn.Visit = v.Hash
+	h.put(v, h.conn)
 	return token
 }
 

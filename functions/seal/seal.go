@@ -116,7 +116,7 @@ func (s *Service) seal(ctx context.Context, c *serve.Call) (serve.Answer, error)
 // gate's key is used for no more of it than the bounds allow. What could not begin a session is not even counted.
 func (s *Service) take(ctx context.Context, c *serve.Call, t domain.Sealing) error {
 	act := s.act(c, "sealing.taken")
-	act.Details = map[string]string{"credential": string(t.Credential)}
+	act.Details["credential"] = string(t.Credential)
 	return domain.Perform(ctx, s.Env, s.Store, act, func(tx domain.Tx, consent *domain.Consent, _ *domain.Act) error {
 		if _, err := s.may(tx, consent, c.Visit); err != nil {
 			return err
@@ -127,9 +127,9 @@ func (s *Service) take(ctx context.Context, c *serve.Call, t domain.Sealing) err
 
 // act begins the description of an act of the visiting investor.
 func (s *Service) act(c *serve.Call, action string) domain.Act {
-	v := c.Visit
-	return domain.Act{Action: action, Function: "seal", Actor: v.Actor(), Origin: c.Origin, ConsentID: v.ConsentID,
-		ClientID: v.ClientID, InvestorRef: v.InvestorRef, ConnectionID: v.ConnectionID, Subject: string(v.ConnectionID)}
+	a := c.Visit.Act("seal", action, domain.MayConnect, c.Visit.ConsentID, c.Origin)
+	a.Subject = string(c.Visit.ConnectionID)
+	return a
 }
 
 // may reads what the connection holds and says whether a session may begin, before any key is asked for. A login that is
@@ -139,7 +139,7 @@ func (s *Service) may(tx domain.Tx, consent *domain.Consent, v *domain.Visit) (*
 	if err != nil {
 		return nil, err
 	}
-	err = held.MayBegin(consent, domain.Beginning{Cause: domain.CauseReconnect}, s.Env.Now())
+	err = held.MayBegin(consent, domain.Beginning{Cause: domain.CauseReconnect, Visit: v}, s.Env.Now())
 	if errors.Is(err, domain.ErrCredentialMissing) || errors.Is(err, domain.ErrCredentialRefused) {
 		err = nil
 	}
@@ -184,7 +184,7 @@ func (s *Service) begin(ctx context.Context, c *serve.Call, action string, choos
 		if err != nil {
 			return err
 		}
-		begin := domain.Beginning{ID: id, Cause: domain.CauseReconnect}
+		begin := domain.Beginning{ID: id, Cause: domain.CauseReconnect, Visit: c.Visit}
 		if begin.Credential, err = choose(tx, held.Credential, held.Connection); err != nil {
 			return err
 		}

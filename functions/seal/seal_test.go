@@ -234,6 +234,8 @@ func TestNoConsentNoAct(t *testing.T) {
 			h.consent.Access, h.conn.LastRefreshedAt, h.conn.State = domain.AccessOnce, h.env.Now(), domain.ConnectionActive
 			h.put(h.consent, h.conn)
 		}, 403, "consent_one_off"},
+		{"not confirmed in this visit", func(h *house) { h.cookie = h.visit(func(v *domain.Visit) { v.Confirmation = nil }) }, 403, "confirmation_needed"},
+		{"a visit to manage", func(h *house) { h.cookie = h.visit(func(v *domain.Visit) { v.Purpose = domain.LinkManage }) }, 403, "visit_purpose"},
 		{"unknown", func(h *house) { h.cookie = h.visit(func(v *domain.Visit) { v.ConsentID = "con_unknown" }) }, 404, "consent_unknown"},
 	} {
 		for _, way := range []string{"sealing.taken", "session.requested"} {
@@ -255,6 +257,24 @@ func TestNoConsentNoAct(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestOneVisitAtATimeEntersCredentials: the newest that confirmed. The one before is told, and changes nothing.
+func TestOneVisitAtATimeEntersCredentials(t *testing.T) {
+	h := build(t)
+	h.lay(domain.SessionFailed, domain.CredentialAccepted)
+	before := h.cookie
+	newer := h.visit(func(*domain.Visit) {})
+	h.cookie = before
+	h.unchanged(func() {
+		h.refused(h.give(h.jwe()), 409, "visit_superseded")
+		h.refused(h.again(), 409, "visit_superseded")
+	})
+	h.cookie = newer
+	session := h.begun(h.give(h.jwe()))
+	if session.Visit != domain.HashToken(newer) {
+		t.Errorf("the session was begun by %q", session.Visit)
 	}
 }
 

@@ -50,6 +50,7 @@ func (s *Session) Live(now Time) bool {
 type Beginning struct {
 	ID         SessionID
 	Cause      Cause
+	Visit      *Visit      // of the investor who asks for it; nil where none does
 	Credential *Credential // a new login, which replaces the one that is held; nil to use that one
 	NotBefore  Time        // when its first event is due; zero means at once
 }
@@ -74,6 +75,10 @@ func (h *Held) MayBegin(c *Consent, b Beginning, now Time) error {
 		return ErrConnectionState
 	case c.Access == AccessOnce && (b.Cause == CauseScheduled || !conn.LastRefreshedAt.IsZero()):
 		return ErrConsentOneOff
+	case attended && b.Visit == nil:
+		return errVisitPurpose
+	case attended && conn.HeldBy(b.Visit) != nil:
+		return conn.HeldBy(b.Visit)
 	case h.Session.Live(now) && !(attended && h.Session.State == SessionSuspended):
 		return ErrSessionRunning
 	case b.Credential != nil:
@@ -116,6 +121,9 @@ func BeginSession(e Env, tx Tx, c *Consent, h *Held, b Beginning) (*Session, err
 	conn.SessionID, conn.UpdatedAt = b.ID, now
 	s := &Session{ID: b.ID, ClientID: conn.ClientID, ConsentID: conn.ConsentID, ConnectionID: conn.ID, Custodian: conn.Custodian,
 		Cause: b.Cause, State: SessionQueued, CreatedAt: now, UpdatedAt: now, ExpiresAt: now.Add(SessionLife)}
+	if b.Visit != nil {
+		s.Visit = b.Visit.Hash
+	}
 	event := s.event()
 	event.NotBefore = b.NotBefore
 	return s, errors.Join(tx.Put(s), tx.Put(conn), tx.Emit(event))

@@ -12,6 +12,7 @@ type Connection struct {
 	Reason          Reason                    `json:"reason,omitempty"` // why it is paused or waits for credentials
 	SessionID       SessionID                 `json:"session_id,omitempty"`
 	AccessKey       AccessKey                 `json:"access_key,omitempty"`   // of the login it last used
+	Visit           string                    `json:"visit,omitempty"`        // hash of the newest visit that confirmed: its investor may enter a credential
 	PortfolioID     PortfolioID               `json:"portfolio_id,omitempty"` // the newest version
 	Versions        int64                     `json:"versions"`
 	Staged          bool                      `json:"staged,omitempty"` // parts were stored that perhaps no version names: sweep looks
@@ -60,6 +61,16 @@ func (c *Connection) Move(to ConnectionState, why Reason, at Time) error {
 	c.State, c.Reason, c.UpdatedAt = to, why, at
 	if to != ConnectionActive {
 		c.NextRefreshAt = Time{}
+	}
+	return nil
+}
+
+// HeldBy says whether v is the visit in which a credential may be entered: one at a time, so that two who are at it do not
+// overwrite one another's.
+func (c *Connection) HeldBy(v *Visit) error {
+	if c.Visit == "" || c.Visit != v.Hash {
+		return &Error{Kind: Conflict, Code: "visit_superseded",
+			Message: "a newer visit is about to enter the login; go on there, or confirm again here"}
 	}
 	return nil
 }

@@ -15,6 +15,11 @@ type Act struct {
 	Subject   string // what it is done to; the consent where empty
 	Origin    string // commitment to the network address, where there is one
 
+	// An investor acts in a visit, and the act says what it needs of it: see Visit.Act. To fn the visit is given as the
+	// transaction read it.
+	Visit *Visit
+	Needs Capability
+
 	// What must fit. An empty field is not compared.
 	ClientID     ClientID
 	AdvisorID    AdvisorID
@@ -33,7 +38,8 @@ type Act struct {
 	Details map[string]string // more for the audit entry; fn may add to it
 }
 
-// Permits says whether the consent allows the act now; if not, the error says which of its terms does not.
+// Permits says whether the consent allows the act now; if not, the error says which of its terms does not. An investor's
+// act must also be one that their visit is for, whatever became of the consent.
 func (c *Consent) Permits(e Env, a *Act) error {
 	states := a.States
 	if len(states) == 0 {
@@ -43,8 +49,11 @@ func (c *Consent) Permits(e Env, a *Act) error {
 	case a.ClientID != "" && a.ClientID != c.ClientID,
 		a.ConnectionID != "" && a.ConnectionID != c.ConnectionID,
 		a.InvestorRef != "" && a.InvestorRef != c.InvestorRef,
+		a.Visit != nil && (a.Visit.ClientID != c.ClientID || a.Visit.InvestorRef != c.InvestorRef),
 		a.AdvisorID != "" && !slices.Contains(c.Advisors, a.AdvisorID):
 		return refusal("consent_not_yours", "this consent does not name you")
+	case a.Actor.Kind == ActorInvestor && (a.Visit == nil || !a.Visit.May(a.Needs, c.ID)):
+		return errVisitPurpose
 	case !slices.Contains(states, c.State):
 		return refusal("consent_"+string(c.State), "the consent is "+string(c.State)+"; ask the investor for a new one")
 	case !a.Late && !e.Now().Before(c.ExpiresAt):
@@ -110,9 +119,13 @@ func Allowed(ctx context.Context, e Env, s Store, a Act, beside ...Document) (*C
 // permitted reads the consent and gives it back where there is one; the error says why the act may not be.
 func (a *Act) permitted(e Env, get func(...Document) error) (*Consent, error) {
 	c, client := &Consent{ID: a.ConsentID}, &Client{ID: a.ClientID}
-	docs := []Document{c, client}
-	if client.ID == "" || a.Late {
-		docs = docs[:1]
+	docs := []Document{c}
+	if client.ID != "" && !a.Late {
+		docs = append(docs, client)
+	}
+	visit := a.visit()
+	if visit != nil {
+		docs = append(docs, visit)
 	}
 	switch err := IgnoreNotFound(get(docs...)); {
 	case err != nil:
@@ -120,8 +133,17 @@ func (a *Act) permitted(e Env, get func(...Document) error) (*Consent, error) {
 	case c.State == "":
 		return nil, errUnknown
 	}
-	if err := c.Permits(e, a); err != nil || a.Late {
+	if err := c.Permits(e, a); err != nil {
 		return c, err
+	}
+	if visit != nil {
+		if err := visit.admits(a, e.Now()); err != nil {
+			return c, err
+		}
+		a.Visit = visit
+	}
+	if a.Late {
+		return c, nil
 	}
 	if client.ID == "" {
 		client.ID = c.ClientID
@@ -135,11 +157,19 @@ func (a *Act) permitted(e Env, get func(...Document) error) (*Consent, error) {
 	return c, nil
 }
 
+// visit is what is to be read of the visit again: whoever comes has none yet.
+func (a *Act) visit() *Visit {
+	if a.Visit == nil || a.Needs == MayVisit {
+		return nil
+	}
+	return &Visit{Hash: a.Visit.Hash}
+}
+
 var errUnknown = &Error{Kind: NotFound, Code: "consent_unknown", Message: "there is no such consent; check the identifier"}
 
 // refused is err if it is a no to the act rather than a failure, and nil otherwise.
 func refused(err error) (denied *Error) {
-	if KindOf(err) == Forbidden || errors.Is(err, errUnknown) {
+	if KindOf(err) == Forbidden || errors.Is(err, errUnknown) || errors.Is(err, errVisitEnded) {
 		errors.As(err, &denied)
 	}
 	return denied

@@ -9,6 +9,7 @@ type Session struct {
 	ConnectionID ConnectionID `json:"connection_id"`
 	Custodian    CustodianID  `json:"custodian"`
 	Cause        Cause        `json:"cause"`
+	Visit        string       `json:"visit,omitempty"` // hash of the visit that began it; empty where no investor did
 	State        SessionState `json:"state"`
 	Reason       Reason       `json:"reason,omitempty"`
 	ChallengeID  ChallengeID  `json:"challenge_id,omitempty"`
@@ -31,6 +32,10 @@ func (s *Session) Key() string      { return string(s.ID) }
 
 // Attended reports whether the investor is at the page: only then may a bank be asked for an SCA challenge.
 func (s *Session) Attended() bool { return s.Cause.Attended() }
+
+// BegunBy says whether v's investor began the session: what the bank asks is theirs to see and to answer, and nobody
+// else's.
+func (s *Session) BegunBy(v *Visit) bool { return s.Visit != "" && s.Visit == v.Hash }
 
 // Lane is whom its events are for: the client, or the investor who is at the page, who takes turns with whole clients.
 func (s *Session) Lane() string {

@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"encoding/base64"
 	"net/http"
 	"time"
 
@@ -16,6 +17,25 @@ func SetVisit(w http.ResponseWriter, token string) {
 	http.SetCookie(w, &http.Cookie{Name: cookieName, Value: token, Path: "/", Secure: true, HttpOnly: true,
 		SameSite: http.SameSiteStrictMode, MaxAge: int(domain.VisitLife / time.Second)})
 }
+
+// browserName is the cookie by which a browser knows its visits again. It is Lax, as it must come along when a link in
+// a message is opened, and alone it opens nothing.
+const browserName = "__Host-sluis-browser"
+
+// Browser is the random value of the browser that asks: 43 characters of base64url. One that has none is given one.
+func (d *Door) Browser(w http.ResponseWriter, r *http.Request) string {
+	value := ""
+	if cookie, err := r.Cookie(browserName); err == nil && browserShape.MatchString(cookie.Value) {
+		value = cookie.Value
+	} else {
+		value = base64.RawURLEncoding.EncodeToString(d.Env.Random(32))
+	}
+	http.SetCookie(w, &http.Cookie{Name: browserName, Value: value, Path: "/", Secure: true, HttpOnly: true,
+		SameSite: http.SameSiteLaxMode, MaxAge: int(domain.LinkLife / time.Second)})
+	return value
+}
+
+var browserShape = domain.NewShape(`^[A-Za-z0-9_-]{43}$`)
 
 // EndVisit takes the cookie back.
 func EndVisit(w http.ResponseWriter) {

@@ -244,12 +244,12 @@ func (h *house) ask() *domain.Connection {
 	h.call(200, "GET", "/v1/connections/{connection}", "")
 	h.call(201, "POST", "/v1/consents/{consent}/links", `{"purpose":"manage"}`)
 	link := made["link"].(map[string]any)["url"].(string)
-	cookie, visit, err := h.consent.Redeem(h.t.Context(), link[strings.LastIndex(link, "/")+1:], "")
+	cookie, visit, err := h.consent.Redeem(h.t.Context(), link[strings.LastIndex(link, "/")+1:], strings.Repeat("b", 43), "")
 	if err != nil {
 		h.t.Fatal(err)
 	}
 	h.cookie = cookie
-	if err := h.consent.Grant(h.t.Context(), visit, "sandbox-comdirect", ""); err != nil {
+	if err := h.consent.Grant(h.t.Context(), visit, "sandbox-comdirect", domain.Confirmation{Digest: "5e1f", Language: "en", Version: "1"}, ""); err != nil {
 		h.t.Fatal(err)
 	}
 	h.call(200, "GET", "/v1/consents/{consent}", "")

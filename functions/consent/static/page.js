@@ -50,7 +50,7 @@ export class Problem extends Error {
 const statuses = { 0: "offline", 400: "input", 401: "visit", 403: "consent", 404: "state", 409: "state", 410: "state", 413: "input", 422: "input", 429: "pace", 502: "unavailable", 503: "unavailable", 504: "unavailable" };
 const codes = {
 	jwe_stale: "stale", jwe_future: "stale", sealing_over: "stale", sealing_used: "stale", credentials_refused: "refused", access_resting: "resting",
-	access_waits: "waits", challenges_spent: "enough", no_crypto: "crypto", key_foreign: "key", jwe_kid: "key",
+	access_waits: "waits", challenges_spent: "enough", no_crypto: "crypto", key_foreign: "key", jwe_kid: "key", visit_superseded: "newer", confirmation_needed: "confirm",
 };
 
 // explain puts a failure into plain words.

@@ -4,7 +4,7 @@ import { seal } from "./seal.js";
 import { Problem, busy, call, explain, focus, go, keyFor, known, ready, term, word } from "./page.js";
 
 const at = (id) => document.getElementById(id);
-const stages = { wait: at("wait"), select: at("select"), code: at("code"), decoupled: at("decoupled") };
+const stages = { wait: at("wait"), select: at("select"), code: at("code"), decoupled: at("decoupled"), elsewhere: at("elsewhere") };
 const status = at("status");
 const answer = at("answer");
 const pages = { consent: "/consent", connect: "/connect", done: "/done", paused: "/done", ended: "/done" };
@@ -43,7 +43,7 @@ function draw(next) {
 	const challenge = next.page === "sca" ? next.challenge : null;
 	drawWait(next);
 	if (challenge) drawChallenge(challenge);
-	show(stageOf(challenge), challenge);
+	show(next.elsewhere ? "elsewhere" : stageOf(challenge), challenge);
 	drawClock();
 }
 

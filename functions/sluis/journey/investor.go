@@ -11,6 +11,7 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 	"time"
 
@@ -25,6 +26,8 @@ type investor struct {
 	*Place
 	http      *http.Client
 	cookie    *http.Cookie
+	browser   *http.Cookie // by which it knows its visits again
+	page      []byte       // the page seen last
 	custodian domain.CustodianID
 	state     challenge.State // as last seen
 	progress  func(records int)
@@ -68,8 +71,10 @@ func (in *investor) do(ctx context.Context, method, path string, body, out any) 
 		req.Header.Set("Content-Type", media)
 		req.Header.Set("Sec-Fetch-Site", "same-origin")
 	}
-	if in.cookie != nil {
-		req.AddCookie(in.cookie)
+	for _, c := range []*http.Cookie{in.cookie, in.browser} {
+		if c != nil {
+			req.AddCookie(c)
+		}
 	}
 	resp, err := in.http.Do(req)
 	if err != nil {
@@ -77,10 +82,17 @@ func (in *investor) do(ctx context.Context, method, path string, body, out any) 
 	}
 	defer resp.Body.Close()
 	for _, c := range resp.Cookies() {
-		in.cookie = c
+		if strings.HasSuffix(c.Name, "-browser") {
+			in.browser = c
+		} else {
+			in.cookie = c
+		}
 	}
 	if err := in.Record.answer(resp); err != nil {
 		return err
+	}
+	if strings.HasPrefix(resp.Header.Get("Content-Type"), "text/html") {
+		out = &in.page
 	}
 	return readAnswer(resp, out)
 }
@@ -94,6 +106,10 @@ func readAnswer(resp *http.Response, out any) error {
 		r := &Refusal{Status: resp.StatusCode}
 		_ = json.Unmarshal(raw, r) // a page has no code; the status says enough
 		return r
+	}
+	if page, ok := out.(*[]byte); ok {
+		*page = raw
+		return nil
 	}
 	if out == nil || len(raw) == 0 {
 		return nil
@@ -121,10 +137,30 @@ func (in *investor) open(ctx context.Context, link string) error {
 }
 
 func (in *investor) grant(ctx context.Context) error {
-	if err := in.do(ctx, http.MethodGet, "/consent", nil, nil); err != nil {
+	return in.yes(ctx, "/consent", "/consent/grant", url.Values{"custodian": {string(in.custodian)}})
+}
+
+// yes reads the page at path and confirms what it says.
+func (in *investor) yes(ctx context.Context, path, to string, form url.Values) error {
+	in.page = nil
+	if err := in.do(ctx, http.MethodGet, path, nil, nil); err != nil {
 		return err
 	}
-	return in.do(ctx, http.MethodPost, "/consent/grant", url.Values{"custodian": {string(in.custodian)}}, nil)
+	if found := shownShape.FindSubmatch(in.page); found != nil {
+		form.Set("shown", string(found[1]))
+	}
+	return in.do(ctx, http.MethodPost, to, form, nil)
+}
+
+var shownShape = regexp.MustCompile(`name="shown" value="([0-9a-f]{64})"`)
+
+// ready reads the page with the login, and confirms first what that is for where the page asks.
+func (in *investor) ready(ctx context.Context) error {
+	in.page = nil
+	if err := in.do(ctx, http.MethodGet, "/connect", nil, nil); err != nil || !bytes.Contains(in.page, []byte("/connect/confirm")) {
+		return err
+	}
+	return in.yes(ctx, "/connect", "/connect/confirm", url.Values{})
 }
 
 func (in *investor) deny(ctx context.Context) error {
@@ -158,6 +194,9 @@ func (in *investor) key(ctx context.Context, query string) (SealKey, error) {
 }
 
 func (in *investor) seal(ctx context.Context, fields map[string]string) error {
+	if err := in.ready(ctx); err != nil {
+		return err
+	}
 	k, err := in.key(ctx, "")
 	if err != nil {
 		return err
@@ -170,6 +209,9 @@ func (in *investor) seal(ctx context.Context, fields map[string]string) error {
 }
 
 func (in *investor) again(ctx context.Context) error {
+	if err := in.ready(ctx); err != nil {
+		return err
+	}
 	return in.do(ctx, http.MethodPost, "/seal/again", map[string]string{}, nil)
 }
 

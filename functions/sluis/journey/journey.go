@@ -151,7 +151,7 @@ func (p *Player) Visit(ctx context.Context, method, path string, body, out any) 
 // Elsewhere is a player of the same consent: the client at another desk, the investor at another browser, with no visit yet.
 func (p *Player) Elsewhere() *Player {
 	app, investor := *p.app, *p.investor
-	investor.cookie, investor.state = nil, challenge.State{}
+	investor.cookie, investor.browser, investor.state = nil, nil, challenge.State{}
 	return &Player{app: &app, investor: &investor}
 }
 
