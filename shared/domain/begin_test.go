@@ -86,6 +86,9 @@ func (b begins) lay() (*Consent, *Held, Beginning) {
 		h.Credential = &Credential{ID: "cred_old", ConnectionID: "conn_1", State: b.credential}
 	}
 	begin := Beginning{ID: "ses_new", Cause: b.cause}
+	if b.cause.Attended() {
+		begin.Visit, h.Connection.Visit = &Visit{Hash: "visit_1"}, "visit_1"
+	}
 	if b.fresh {
 		begin.Credential = &Credential{ID: "cred_new", ConnectionID: "conn_1", State: CredentialSealed}
 	}
@@ -136,6 +139,8 @@ func (h *Held) began(s *Session, tx *ledgerTx, b begins) string {
 	switch {
 	case !s.Live(noon) || s.State != SessionQueued || h.Connection.SessionID != "ses_new" || s.Cause != b.cause:
 		return fmt.Sprintf("the session is %+v", s)
+	case s.BegunBy(&Visit{Hash: "visit_1"}) != b.cause.Attended() || s.BegunBy(&Visit{}):
+		return "the session was begun by " + s.Visit
 	case h.Connection.State != to:
 		return "the connection is " + string(h.Connection.State)
 	case !slices.Equal(subjects, events):
