@@ -99,7 +99,7 @@ func (p *project) secret(name string) string {
 // TestOperatorInCloud: every command works on Google Cloud, with no more than an operator's roles.
 func TestOperatorInCloud(t *testing.T) {
 	p := newProject(t)
-	client := p.prints(`client (cli_\w+)\nkey key_\w+ \(client\)\ntoken sluis_key_`, "", "client", "add", "Wealth")[1]
+	client := p.prints(`client (cli_\w+)\nkey key_\w+ \(client, admin\) until \S+\ntoken sluis_key_`, "", "client", "add", "Wealth")[1]
 	p.prints(client+` +Wealth +active`, "", "client", "list")
 	key := p.prints(`key (key_\w+) \(reviewer\)`, "", "key", "issue", client, "--role", "reviewer")[1]
 	p.prints(`^$`, "", "key", "revoke", key)
@@ -114,8 +114,8 @@ func TestOperatorInCloud(t *testing.T) {
 	p.refuses(`there is no projects/.*unknown; Terraform`, "hush\n", "secret", "set", "comdirect/unknown")
 	p.refuses(`cannot be changed`, "hush\n", "secret", "set", "held/link")
 	p.refuses(`PermissionDenied`, "hush\n", "secret", "set", "other/client_id")
-	p.prints(`in .*/inner/cryptoKeyVersions/2\n`, "", "rotate", "inner")
-	p.prints(`in .*/portfolio/cryptoKeyVersions/2\n`, "", "rotate", "portfolio")
+	p.prints(`now on: .*/inner/cryptoKeyVersions/2\n`, "", "rotate", "inner")
+	p.prints(`now on: .*/portfolio/cryptoKeyVersions/2\n`, "", "rotate", "portfolio")
 	t.Setenv("SLUIS_KEY_SESSION", "")
 	p.refuses(`set SLUIS_KEY_SESSION`, "", "rotate", "session")
 	p.refuses(`GOOGLE_CLOUD_PROJECT`, "", "--backend", "gcp:", "status")

@@ -35,7 +35,7 @@ func TestCommands(t *testing.T) {
 		{"serve --allow-webhook nowhere", 2, `^sluis: .*allow-webhook`},
 		{"demo --only nomatch", 1, `^sluis: no journey has "nomatch" in its name`},
 		{"client list", 0, `^ID +NAME +STATE +ADDED\ncli_`},
-		{"key list " + client, 0, `^ID +ROLE`},
+		{"key list " + client, 0, `^ID +LINE +ROLE`},
 		{"key list " + nobody, 1, `^sluis: listing keys of cli_0+ \(client list shows all clients\): not_found`},
 		{"key issue " + nobody, 1, `not_found`},
 		{"key issue " + client + " --role king", 2, `^sluis: --role must be one of`},

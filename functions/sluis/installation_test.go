@@ -59,7 +59,7 @@ func TestStartOnWhatDoesNotBelong(t *testing.T) {
 			return errors.Join(envelope.Rotate(keys, "outer"), remove("outer-0001.key")(keys, data))
 		}, `outer version 1: 1 documents`},
 		"another installation's keys": {func(keys, _ string) error {
-			return errors.Join(os.RemoveAll(keys), os.CopyFS(keys, os.DirFS(home.KeysIn(other))), os.Chmod(keys, 0o700))
+			return errors.Join(os.RemoveAll(keys), copyOf(home.KeysIn(other), keys))
 		}, `keys belongs to installation inst_\w+, but the database to inst_\w+`},
 		"another installation's shards": {func(_, data string) error {
 			return errors.Join(os.RemoveAll(filepath.Join(data, "shards")), copyOf(filepath.Join(other, "shards"), filepath.Join(data, "shards")))
@@ -127,7 +127,7 @@ func TestOlderData(t *testing.T) {
 		operator := domain.Actor{Kind: domain.ActorOperator, ID: "test"}
 		return errors.Join(tx.Delete(&domain.Installation{Name: domain.ThisInstallation}), tx.Record(domain.Note(b.Env, "test", "older", operator, "", "test", nil)))
 	})
-	if err := errors.Join(err, b.Close(), os.Remove(filepath.Join(home.KeysIn(data), "installation"))); err != nil {
+	if err := errors.Join(err, b.Close(), os.Remove(filepath.Join(home.KeysIn(data), "installation")), os.Remove(filepath.Join(data, "shards", "installation"))); err != nil {
 		t.Fatal(err)
 	}
 	d, file := desk{t, []string{"--data", data}, operator}, filepath.Join(home.KeysIn(data), "portfolio-0001.key")
