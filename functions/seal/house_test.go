@@ -178,9 +178,21 @@ func (h *house) visit(change func(*domain.Visit)) string {
 		InvestorRef: "inv-1", Purpose: domain.LinkConsent,
 		Confirmation: &domain.Confirmation{Digest: "5e1f", Language: "en", Version: "1"}, ExpiresAt: h.env.Now().Add(time.Hour)}
 	change(v)
-	h.conn.Visit = v.Hash
-	h.put(v, h.conn)
+	h.put(v)
+	h.holds(token)
 	return token
+}
+
+// holds makes that visit the one that is about to enter the login, as its confirmation does, and changes nothing else.
+func (h *house) holds(cookie string) {
+	h.t.Helper()
+	conn := &domain.Connection{ID: h.conn.ID}
+	if !h.get(conn) {
+		h.t.Fatal("there is no connection")
+	}
+	conn.Visit = domain.HashToken(cookie)
+	h.conn.Visit = conn.Visit
+	h.put(conn)
 }
 
 func (h *house) ask(method, path, body string) *httptest.ResponseRecorder {

@@ -577,6 +577,7 @@ func TestSealedIsTakenOnce(t *testing.T) {
 	next := h.asked()
 	with := func(change func(*domain.Sealing)) domain.Sealing { t := next; change(&t); return t }
 	elsewhere := h.visit(func(*domain.Visit) {})
+	h.holds(h.cookie) // it confirmed again, and is the newest
 	late := h.jweAs(next)
 	for name, c := range map[string]struct {
 		jwe    string
