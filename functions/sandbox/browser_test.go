@@ -25,6 +25,9 @@ type screen struct {
 	url string
 	app *testApp
 
+	early sync.Once
+	first func() // done once, when a page has been drawn and asks for the stream, which is not there yet
+
 	mu     sync.Mutex
 	faults []string
 }
@@ -41,7 +44,12 @@ func newScreen(t *testing.T, f *fakeAPI) *screen {
 		t.Skip("chromium is not installed")
 	}
 	s := &screen{t: t, app: f.app(t)}
-	server := httptest.NewServer(s.app.mux)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/events" && s.first != nil {
+			s.early.Do(s.first)
+		}
+		s.app.mux.ServeHTTP(w, r)
+	}))
 	t.Cleanup(func() { server.CloseClientConnections(); server.Close() })
 	s.url = server.URL
 	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.Flag("no-sandbox", true),
@@ -177,6 +185,17 @@ func TestLive(t *testing.T) {
 		s.app.send204(webhook(t, fmt.Sprint("evt_p", n), notice(connID, n+1, "connection.paused"), testSecret, time.Now()))
 	}, `document.querySelector("#head").innerText.includes("Paused")`)
 	s.await("what was open", `document.querySelector("#remove").open && document.activeElement.id === "act-remove"`)
+	s.quiet()
+}
+
+// TestBetween: a webhook that comes when the page is drawn and does not listen yet is shown too.
+func TestBetween(t *testing.T) {
+	s := newScreen(t, newFake(t))
+	s.first = func() {
+		s.app.send204(webhook(t, "evt_1", notice(connID, 1, "erasure.completed"), testSecret, time.Now()))
+	}
+	s.do("opening", chromedp.Navigate(s.url+"/connections/"+connID))
+	s.await("what came between", `document.querySelector("#webhooks").innerText.includes("erasure.completed")`)
 	s.quiet()
 }
 

@@ -65,6 +65,9 @@ function follow() {
 	if (stream) return;
 	stream = new EventSource("/events");
 	stream.addEventListener("webhook", arrived);
+	stream.addEventListener("open", () => { // what came after the page was drawn, and before it listened
+		if ("live" in body.dataset) soon(0);
+	});
 }
 
 function showCopyButtons() {
