@@ -88,12 +88,12 @@ func closest(word string, known map[string]bool) (best string) {
 
 // distance counts the letters to add, drop, change or exchange with their neighbour (Damerau and Levenshtein).
 func distance(a, b string) int {
-	before, last, row := []int(nil), make([]int, len(b)+1), make([]int, len(b)+1)
+	before, last := []int(nil), make([]int, len(b)+1)
 	for j := range last {
 		last[j] = j
 	}
 	for i := 1; i <= len(a); i++ {
-		row = make([]int, len(b)+1)
+		row := make([]int, len(b)+1)
 		row[0] = i
 		for j := 1; j <= len(b); j++ {
 			changed := 1
