@@ -91,7 +91,8 @@ func faulty(t *testing.T, data string) {
 		"a key is gone": {func(data string) error { return os.Remove(filepath.Join(home.KeysIn(data), "portfolio-0001.key")) },
 			`(?s)a key version is missing +1 +portfolio version 1\n.*parts that do not open`},
 		"a part is gone": {change(func(ctx context.Context, b *home.Backend, tx domain.Tx) error {
-			return tx.Delete(&domain.Part{ID: first[domain.Part](ctx, b, "parts_by_connection").ID})
+			id, err := named(ctx, b)
+			return errors.Join(err, tx.Delete(&domain.Part{ID: id}))
 		}), `versions that name a part that is not there +[1-9]`},
 		"a part was changed": {change(func(ctx context.Context, b *home.Backend, tx domain.Tx) error {
 			p := first[domain.Part](ctx, b, "parts_by_connection")
@@ -167,6 +168,21 @@ func first[T any, P interface {
 		return all[0]
 	}
 	return found
+}
+
+// named gives a part that the first connection's version names. A reading that began anew may have left others, which
+// none names.
+func named(ctx context.Context, b *home.Backend) (string, error) {
+	q := domain.Query{Index: "portfolios_by_connection", Match: []string{string(first[domain.Part](ctx, b, "parts_by_connection").ConnectionID)}}
+	all, _, err := domain.List[domain.Portfolio](ctx, b, q)
+	for _, v := range all {
+		for _, status := range v.Products {
+			if len(status.Parts) > 0 {
+				return status.Parts[0], err
+			}
+		}
+	}
+	return "", errors.Join(err, errors.New("no version names a part"))
 }
 
 func scribble(path string, at int) error {
