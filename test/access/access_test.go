@@ -54,6 +54,7 @@ type world struct {
 	shift   atomic.Int64
 	commits atomic.Int64
 	inboxes []*journey.Inbox
+	taking  string // an address that takes whatever webhook comes
 }
 
 // open starts a world. It ends with the test. Its clock begins in the past, as webhooks are refused that are not of now.
@@ -61,7 +62,7 @@ func open(t *testing.T) *world {
 	t.Helper()
 	w := &world{T: t}
 	w.pass(-past)
-	w.set = home.Settings{Data: t.TempDir(), Sweep: time.Hour,
+	w.set = home.Settings{Data: t.TempDir(), Sweep: time.Hour, Rules: &domain.BankRules{}, // two clients' investors share the few logins of the sandbox
 		Env: domain.Env{Clock: func() time.Time { return time.Now().Add(time.Duration(w.shift.Load())) }},
 		Fault: func(point string) error {
 			if point == "before-commit" {
@@ -78,6 +79,10 @@ func open(t *testing.T) *world {
 		w.inboxes = append(w.inboxes, in)
 		w.set.Webhooks = append(w.set.Webhooks, netip.MustParseAddrPort(l.Addr().String()))
 	}
+	taking := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
+	t.Cleanup(taking.Close)
+	w.taking = taking.URL + "/webhooks"
+	w.set.Webhooks = append(w.set.Webhooks, netip.MustParseAddrPort(taking.Listener.Addr().String()))
 	stage, err := journey.OpenStage(t.Context(), w.set, nil)
 	must(t, err)
 	w.Stage = stage
@@ -115,7 +120,11 @@ func page(visit, method, path, body string) request {
 	return r
 }
 
-const cookieName = "__Host-sluis"
+// The cookies of a visit and of a browser.
+const (
+	cookieName  = "__Host-sluis"
+	browserName = "__Host-sluis-browser"
+)
 
 // send sends a request to the house without a socket. A stream is read up to its first event.
 func (w *world) send(r request) *httptest.ResponseRecorder {
@@ -260,6 +269,9 @@ func (w *world) consents(t *tenant) {
 	t.ids["con"], t.ids["conn"], t.ids["ref"] = read.Consent(), read.Connection(), t.name
 	t.asking = w.play(t, t.name, ask, "open", "grant", "login 20000001", "challenge code")
 	t.ids["chal"], t.visits["own"] = string(t.asking.Asked()), t.asking.Cookie().Value
+	managing := t.asking.Elsewhere()
+	w.steps(managing, "link manage")
+	t.visits["managing"] = managing.Cookie().Value
 	w.play(t, t.hidden["ref"], "ask advisors="+t.hidden["adv"])
 	other := w.play(t, t.hidden["ref"], "ask advisors="+t.hidden["adv"], "open")
 	t.hidden["con"], t.hidden["conn"] = other.Consent(), other.Connection()
@@ -291,7 +303,7 @@ func (w *world) names(t *tenant) {
 			t.ids["evt"] = list.Data[0].NoticeID
 		}
 	}
-	t.ids["url"] = t.place.Inbox.URL()
+	t.ids["url"] = w.taking
 	var k journey.SealKey
 	w.ask(page(t.visits["own"], "GET", "/seal/key", ""), &k)
 	jwe, err := k.JWK.SealCredential(k.Sealing(), map[string]string{"username": "20000001", "password": bank.PIN}, w.Home.Env.Now())

@@ -16,17 +16,19 @@ import (
 // identifiers, and with the same Idempotency-Key by both. What the one does must not touch the other.
 func (m *matrix) allowed(rows []row, investor bool) {
 	m.Helper()
-	first := map[bool]string{true: "own", false: "client"}[investor]
 	theirs := caller{"foreign", m.b, m.b.keys["client"], m.b.visits["own"], m.own[m.a]}
-	ours := caller{first, m.a, m.a.keys["client"], m.a.visits["own"], m.own[m.b]}
 	for _, r := range rows {
 		op := m.ops[r.name]
 		if op.Method == "GET" {
 			continue
 		}
-		if r.words[first] != "yes" {
+		columns := map[bool][]string{true: {"own", "managing"}, false: {"client"}}[investor]
+		at := slices.IndexFunc(columns, func(c string) bool { return r.words[c] == "yes" })
+		if at < 0 {
 			m.Errorf("%s: what nobody may do has no place in the API", r.name)
+			continue
 		}
+		ours := caller{columns[at], m.a, m.a.keys["client"], m.a.visits[columns[at]], m.own[m.b]}
 		untouched := m.quiet(m.b)
 		if op.Method == "POST" && !investor {
 			m.once(op, theirs, r.bodies[0])
@@ -44,6 +46,14 @@ func (m *matrix) allowed(rows []row, investor bool) {
 			m.Errorf("%s changed another client's things:\n%s", r.name, strings.Join(changed, "\n"))
 		}
 	}
+}
+
+// eraseOwn erases in a visit that is for one consent what is held under that one.
+func (m *matrix) eraseOwn() {
+	m.Helper()
+	own := m.callers(true)[0]
+	m.do(m.ops["eraseMine"], own, `{"consent_id": "`+m.a.asking.Consent()+`", "scope": "data"}`)
+	m.quiet(m.a)
 }
 
 // shared says whether a change is to what a snapshot shows of everybody: links and remembered requests.
@@ -140,7 +150,7 @@ func (m *matrix) pages() {
 // othersPage looks at a page with visits that are not the investor's.
 func (m *matrix) othersPage(path string) {
 	m.Helper()
-	for _, c := range m.callers(true)[1:] {
+	for _, c := range m.strangers() {
 		a := m.send(page(c.visit, "GET", path, ""))
 		if a.Code >= 400 {
 			m.Errorf("%s as %s: %d", path, c.column, a.Code)
@@ -156,7 +166,7 @@ func (m *matrix) othersPage(path string) {
 // revokeOthers tries to withdraw a consent of another investor, which must look like one that nobody gave.
 func (m *matrix) revokeOthers() {
 	m.Helper()
-	for _, c := range m.callers(true)[1:] {
+	for _, c := range m.strangers() {
 		unknown := m.a.ids["con"][:20] + "zzzzzzzzzz"
 		there, thereDid := m.effort(c, page(c.visit, "POST", "/me/revoke", "consent_id="+m.a.ids["con"]))
 		none, noneDid := m.effort(c, page(c.visit, "POST", "/me/revoke", "consent_id="+unknown))

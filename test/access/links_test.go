@@ -89,19 +89,34 @@ func TestLinksOpenOnce(t *testing.T) {
 	}
 }
 
-// checkCookie looks at the cookie of a visit as it was written. RFC 6265bis, section 4.1.3.2.
+// bounds are the attributes of the two cookies that opening a link sets: that of the visit, and that by which a browser
+// knows its visits again, which must come along when a link in a message is opened.
+var bounds = map[string][]string{
+	cookieName:  {"httponly", "max-age=1800", "path=/", "samesite=strict", "secure"},
+	browserName: {"httponly", "max-age=259200", "path=/", "samesite=lax", "secure"},
+}
+
+// checkCookie looks at the cookies of a visit as they were written. RFC 6265bis, section 4.1.3.2.
 func checkCookie(t *testing.T, a *httptest.ResponseRecorder) {
 	t.Helper()
-	var attributes []string
-	for _, part := range strings.Split(a.Header().Get("Set-Cookie"), ";")[1:] {
-		attributes = append(attributes, strings.ToLower(strings.TrimSpace(part)))
+	lines := a.Header().Values("Set-Cookie")
+	if len(lines) != len(bounds) {
+		t.Errorf("%d cookies are set, want %d", len(lines), len(bounds))
 	}
-	slices.Sort(attributes)
-	if want := []string{"httponly", "max-age=1800", "path=/", "samesite=strict", "secure"}; !slices.Equal(attributes, want) {
-		t.Errorf("the cookie has %q, want %q", attributes, want)
-	}
-	if c := cookieOf(a); len(c.Value) != 43 {
-		t.Errorf("the cookie's value has %d characters", len(c.Value))
+	for _, line := range lines {
+		pair, rest, _ := strings.Cut(line, ";")
+		name, value, _ := strings.Cut(pair, "=")
+		var attributes []string
+		for part := range strings.SplitSeq(rest, ";") {
+			attributes = append(attributes, strings.ToLower(strings.TrimSpace(part)))
+		}
+		slices.Sort(attributes)
+		if !slices.Equal(attributes, bounds[name]) {
+			t.Errorf("the cookie %s has %q, want %q", name, attributes, bounds[name])
+		}
+		if len(value) != 43 {
+			t.Errorf("the value of %s has %d characters", name, len(value))
+		}
 	}
 }
 

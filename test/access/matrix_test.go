@@ -61,6 +61,7 @@ func (m *matrix) callers(investor bool) []caller {
 	if investor {
 		return []caller{
 			{"own", m.a, "", m.a.visits["own"], slices.Concat(m.own[m.b], hidden)},
+			{"managing", m.a, "", m.a.visits["managing"], slices.Concat(m.own[m.b], hidden)},
 			{"visitor", m.a, "", m.a.visits["visitor"], slices.Concat(m.own[m.b], []string{m.a.ids["con"], m.a.ids["conn"], m.a.ids["chal"]})},
 			{"foreign", m.b, "", m.b.visits["own"], m.own[m.a]},
 		}
@@ -75,6 +76,9 @@ func (m *matrix) callers(investor bool) []caller {
 		{"foreign", m.b, m.b.keys["client"], "", m.own[m.a]},
 	}
 }
+
+// strangers are the visits of everybody but the investor.
+func (m *matrix) strangers() []caller { return m.callers(true)[2:] }
 
 var placeholder = regexp.MustCompile(`\$[a-z]+`)
 
@@ -100,14 +104,16 @@ var codes = map[string]struct {
 	status int
 	code   string
 }{
-	"role":    {403, "role_forbidden"},
-	"right":   {403, "key_administration"},
-	"old":     {403, "key_replaced"},
-	"missing": {404, "not_found"},
-	"invalid": {400, ""},
-	"consent": {403, ""},
-	"visit":   {401, "visit_ended"},
-	"key":     {401, "key_invalid"},
+	"role":      {403, "role_forbidden"},
+	"right":     {403, "key_administration"},
+	"old":       {403, "key_replaced"},
+	"missing":   {404, "not_found"},
+	"invalid":   {400, ""},
+	"consent":   {403, ""},
+	"purpose":   {403, "visit_purpose"},
+	"elsewhere": {403, "challenge_elsewhere"},
+	"visit":     {401, "visit_ended"},
+	"key":       {401, "key_invalid"},
 
 	"removed":   {403, "advisor_removed"},
 	"suspended": {403, "client_suspended"},
@@ -133,6 +139,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 	}
 	m.pages()
 	m.allowed(section(t, "investor"), true)
+	m.eraseOwn()
 	m.allowed(section(t, "api"), false)
 	m.suspended()
 }
@@ -299,11 +306,11 @@ func (m *matrix) strangersThings(r row, body string, all []caller) {
 	m.Helper()
 	op := m.ops[r.name]
 	for _, c := range all {
-		if c.of != m.a || r.words[c.column] != "yes" {
+		if c.of != m.a || !slices.Contains([]string{"yes", "purpose", "elsewhere"}, r.words[c.column]) {
 			continue
 		}
 		victims := []map[string]string{m.b.ids}
-		if c.column == "advisor" || c.column == "own" {
+		if c.column == "advisor" || op.Investor {
 			victims = append(victims, m.a.hidden)
 		}
 		for _, s := range slots(op) {
