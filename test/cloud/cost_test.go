@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"text/tabwriter"
 	"time"
@@ -240,27 +241,27 @@ func median(bills []map[string]float64, what string) float64 {
 	return all[len(all)/2]
 }
 
-// retried gives the act of a test webhook that is refused once and taken the second time.
+// retried gives the act of a test webhook that is refused once and taken the second time, at an address that was verified.
 func (r *region) retried(b *testing.B) func(context.Context) error {
 	b.Helper()
-	var made struct{ ID string }
-	if err := r.Call(b.Context(), http.MethodPost, "/v1/endpoints", map[string]string{"url": "http://" + r.second.Addr().String() + "/"}, &made); err != nil {
-		b.Fatal(err)
-	}
-	came, n := make(chan struct{}, 100), 0
+	came := make(chan struct{}, 100)
+	var refuses atomic.Bool // the next one
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		if n++; n%2 == 1 {
+		if refuses.CompareAndSwap(true, false) {
 			w.WriteHeader(http.StatusInternalServerError)
 		}
 		came <- struct{}{}
 	})}
 	go func() { _ = server.Serve(r.second) }()
 	b.Cleanup(func() { _ = server.Close() })
+	endpoint := "/v1/endpoints/" + r.verified(b, "http://"+r.second.Addr().String()+"/")
+	<-came
 	return func(ctx context.Context) error {
 		ctx, stop := context.WithCancel(ctx)
 		defer stop()
 		go func() { _ = r.store.Pump(ctx) }() // publishes what is due; what it asks is not counted
-		if err := r.Call(ctx, http.MethodPost, "/v1/endpoints/"+made.ID+"/test", nil, nil); err != nil {
+		refuses.Store(true)
+		if err := r.Call(ctx, http.MethodPost, endpoint+"/test", nil, nil); err != nil {
 			return err
 		}
 		for range 2 {
@@ -272,4 +273,25 @@ func (r *region) retried(b *testing.B) func(context.Context) error {
 		}
 		return nil
 	}
+}
+
+// verified makes an endpoint and waits until its address has answered the first test.
+func (r *region) verified(b *testing.B, url string) string {
+	b.Helper()
+	var ep struct {
+		ID       string
+		Verified bool
+	}
+	if err := r.Call(b.Context(), http.MethodPost, "/v1/endpoints", map[string]string{"url": url}, &ep); err != nil {
+		b.Fatal(err)
+	}
+	for deadline := time.Now().Add(time.Minute); !ep.Verified; time.Sleep(50 * time.Millisecond) {
+		if err := r.Call(b.Context(), http.MethodGet, "/v1/endpoints/"+ep.ID, nil, &ep); err != nil {
+			b.Fatal(err)
+		}
+		if time.Now().After(deadline) {
+			b.Fatal("the endpoint's address was never verified")
+		}
+	}
+	return ep.ID
 }
