@@ -86,6 +86,23 @@ func (n *Nest) Lay(class Class, name, marks string, length int) string {
 	return laid
 }
 
+// LayNumber makes a new canary of n digits, as a bank's access number is, that can be told from chance. Its first digit is
+// none that a login of the sandbox begins with.
+func (n *Nest) LayNumber(class Class, name string, length int) string {
+	for {
+		n.mu.Lock()
+		text := []byte{byte('3' + n.random.IntN(7))}
+		for len(text) < length {
+			text = append(text, byte('0'+n.random.IntN(10)))
+		}
+		n.mu.Unlock()
+		before := n.Count(class)
+		if n.Learn(Canary{class, name, string(text)}); n.Count(class) > before {
+			return string(text)
+		}
+	}
+}
+
 // Learn takes a value that somebody handed out as a canary. Values too short or too plain to be told from chance are
 // passed over.
 func (n *Nest) Learn(c Canary) {

@@ -30,7 +30,7 @@ func (w *Witness) Disguise(j journey.Journey, marks string) journey.Journey {
 			if len(words) > 2 {
 				pin = strings.TrimPrefix(words[2], "pin=")
 			}
-			step = fmt.Sprintf("login %s user=%s pin=%s", l.Number, w.Type(Username, j.Name, "", 16, l.Number),
+			step = fmt.Sprintf("login %s user=%s pin=%s", l.Number, w.TypeNumber(j.Name, l.Number),
 				w.Type(Password, j.Name, marks, 30, pin))
 		case "code":
 			step = "code " + w.Type(Code, j.Name, "", 20, words[1])

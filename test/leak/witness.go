@@ -32,7 +32,15 @@ func NewWitness(n *Nest) *Witness {
 
 // Type makes a canary for a player to type, which the bank will take for real.
 func (w *Witness) Type(class Class, name, marks string, length int, real string) string {
-	canary := w.nest.Lay(class, name, marks, length)
+	return w.means(w.nest.Lay(class, name, marks, length), real)
+}
+
+// TypeNumber makes a user name for a player to type, of the shape that the custodian's contract asks for.
+func (w *Witness) TypeNumber(name, real string) string {
+	return w.means(w.nest.LayNumber(Username, name, len(real)), real)
+}
+
+func (w *Witness) means(canary, real string) string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.typed[canary] = real
