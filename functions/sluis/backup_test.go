@@ -170,8 +170,8 @@ func first[T any, P interface {
 	return found
 }
 
-// named gives a part that the first connection's version names. A reading that began anew may have left others, which
-// none names.
+// named gives a part that the first connection's version names. An older version has let its own go, and they stay until
+// they are swept.
 func named(ctx context.Context, b *home.Backend) (string, error) {
 	q := domain.Query{Index: "portfolios_by_connection", Match: []string{string(first[domain.Part](ctx, b, "parts_by_connection").ConnectionID)}}
 	all, _, err := domain.List[domain.Portfolio](ctx, b, q)
