@@ -287,8 +287,9 @@ func TestListsAreComplete(t *testing.T) {
 
 var forbidden = regexp.MustCompile(`Forbidden, Code: "([a-z_]+)"|return (?:c, )?refusal\("([a-z_]+)"`)
 
-// beforeAnyConsent are refusals that no consent has to do with: serve makes them.
-var beforeAnyConsent = []string{"role_forbidden", "advisor_removed", "cross_origin"}
+// beforeAnyConsent are refusals that no consent has to do with: of a door, of a client's keys, and of a place for data.
+var beforeAnyConsent = []string{"role_forbidden", "advisor_removed", "cross_origin", "origin_hidden", "key_administration",
+	"key_replaced", "unsafe_directory"}
 
 // TestDenialsAreListed: every code with which the source refuses an act. "consent_" goes on with a state: see above.
 func TestDenialsAreListed(t *testing.T) {
