@@ -264,7 +264,7 @@ func (s *Service) answer(ctx context.Context, c *serve.Call) (serve.Answer, erro
 		defer done()
 	}
 	if err := s.authorise(ctx, c, challenge, in.Kind, t); err != nil {
-		return serve.Answer{}, err
+		return serve.Answer{}, envelope.At("/sealed_code", err)
 	}
 	asked, span := observe.Begin(ctx, observe.Asked, "call answer", observe.Custodian(challenge.Custodian), observe.Answer(r.Kind))
 	err = s.Bank.Answer(asked, challenge.Custodian, r)

@@ -105,7 +105,7 @@ func (s *Service) seal(ctx context.Context, c *serve.Call) (serve.Answer, error)
 		return serve.Answer{}, envelope.At("/jwe", err)
 	}
 	if err := s.take(ctx, c, told.Sealing); err != nil {
-		return serve.Answer{}, err
+		return serve.Answer{}, envelope.At("/jwe", err)
 	}
 	return s.begin(ctx, c, "credential.sealed", func(_ domain.Tx, _ *domain.Credential, conn *domain.Connection) (*domain.Credential, error) {
 		return s.close(ctx, conn, in.JWE, told)

@@ -29,10 +29,11 @@ const (
 	MaxSealings = 60 // of one visit: logins, codes, and another use of the login that is held
 )
 
-// Refusals of something sealed that was in order once, or is one too many.
+// Refusals of something sealed that was in order once, or is one too many. "sealed" stands for the member that it came
+// in, whose name only its reader knows.
 var (
 	ErrSealingUsed = &Error{Kind: Conflict, Code: "sealing_used", Message: "what was sealed was used already, or something newer was; enter it again"}
-	ErrSealingOver = &Error{Kind: Invalid, Code: "sealing_over", Message: "it was sealed for another visit, or too long ago; reload the page and enter it again"}
+	ErrSealingOver = &Error{Kind: Invalid, Code: "sealing_over", Field: "sealed", Message: "it was sealed for another visit, or too long ago; reload the page and enter it again"}
 	ErrSealings    = &Error{Kind: RateLimited, Code: "too_many_sealings", RetryAfter: VisitLife, Message: "that was too often in one visit; open a new link"}
 	ErrCodes       = &Error{Kind: RateLimited, Code: "too_many_codes", RetryAfter: VisitLife, Message: "that were too many codes for this question; cancel it and begin again"}
 )
