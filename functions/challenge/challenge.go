@@ -40,7 +40,7 @@ func (s *Service) Routes(mux *http.ServeMux) {
 	s.Door.Investor(mux, "GET /challenge/state", s.state)
 	s.Door.Investor(mux, "POST /challenge/answer", s.answer)
 	s.Door.Stream(mux, "GET /challenge/events", s.events)
-	s.Door.Stream(mux, "GET /challenge/{challenge}/image", s.image)
+	s.Door.Stream(mux, "GET /challenge/{challenge}/image", s.image, serve.Text("v", "use the address as the state gives it", 64))
 }
 
 // State is all that a page needs to know.

@@ -2,6 +2,7 @@ package consent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 
@@ -54,10 +55,11 @@ func (s *Service) createAdvisor(ctx context.Context, call *serve.Call) (serve.An
 	var in struct {
 		Name string `json:"name"`
 	}
-	if err := call.Decode(&in); err != nil {
+	faults, err := call.Read(&in)
+	if err != nil {
 		return serve.Answer{}, err
 	}
-	if err := checkName("/name", in.Name); err != nil {
+	if err := errors.Join(faults.Join(checkName("/name", in.Name)), faults.Err()); err != nil {
 		return serve.Answer{}, err
 	}
 	now := s.Env.Now()
@@ -65,7 +67,7 @@ func (s *Service) createAdvisor(ctx context.Context, call *serve.Call) (serve.An
 		State: domain.AdvisorActive, CreatedAt: now, UpdatedAt: now}
 	var a domain.Advisor
 	e := s.note(call, "advisor.created", fresh.Key())
-	err := settle(ctx, s.Env, s.Store, e, func(tx domain.Tx) error {
+	err = settle(ctx, s.Env, s.Store, e, func(tx domain.Tx) error {
 		made, err := call.Once.Before(tx, fresh.ClientID)
 		if err != nil {
 			return err
@@ -90,10 +92,7 @@ func (s *Service) createAdvisor(ctx context.Context, call *serve.Call) (serve.An
 
 // listAdvisors answers GET /v1/advisors, oldest first, removed ones too.
 func (s *Service) listAdvisors(ctx context.Context, call *serve.Call) (serve.Answer, error) {
-	limit, cursor, err := call.Paging()
-	if err != nil {
-		return serve.Answer{}, err
-	}
+	limit, cursor := call.Paging()
 	advisors, next, err := domain.List[domain.Advisor](ctx, s.Store, domain.Query{Index: "advisors_by_client",
 		Match: []string{string(call.Principal.ClientID)}, Cursor: cursor, Limit: limit})
 	if err != nil {

@@ -2,6 +2,7 @@ package consent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -84,29 +85,27 @@ func or[T any](sent *T, otherwise T) T {
 	return *sent
 }
 
-// draft makes a consent of a request, and checks all of it that needs no look into the store.
-func (s *Service) draft(in *consentRequest, client domain.ClientID) (*domain.Consent, error) {
+// draft makes a consent of a request, and notes what is wrong with it that needs no look into the store.
+func (s *Service) draft(in *consentRequest, client domain.ClientID, faults *domain.Faults) (*domain.Consent, error) {
 	now := s.Env.Now()
 	c := &domain.Consent{ID: domain.NewID[domain.ConsentID](s.Env), ClientID: client,
 		ConnectionID: domain.NewID[domain.ConnectionID](s.Env), InvestorRef: in.InvestorRef, Purpose: in.Purpose,
 		Products: in.Products, Custodians: in.Custodians, Advisors: in.Advisors, Access: or(in.Access, domain.AccessRecurring),
 		ExpiresAt: or(in.ExpiresAt, now.Add(defaultLife)), Language: or(in.Language, "en"), ReturnURL: or(in.ReturnURL, ""),
 		State: domain.ConsentReceived, CreatedAt: now, UpdatedAt: now}
-	if err := c.Validate(now); err != nil {
-		return nil, err
-	}
+	err := faults.Join(c.Validate(now))
 	if in.ReturnURL != nil && c.ReturnURL == "" {
-		return nil, domain.Invalidf("/return_url", "want an address, or leave it out")
+		faults.Add("/return_url", "want an address, or leave it out")
 	}
 	if !printable(c.Purpose.Text) {
-		return nil, domain.Invalidf("/purpose/text", "want letters, digits, signs and spaces on one line")
+		faults.Add("/purpose/text", "want letters, digits, signs and spaces on one line")
 	}
 	for i, id := range c.Custodians {
 		if s.custodian(id) == nil || slices.Contains(c.Custodians[:i], id) {
-			return nil, domain.Invalidf("/custodians/"+strconv.Itoa(i), "want custodians of GET /v1/custodians, each at most once")
+			faults.Add("/custodians/"+strconv.Itoa(i), "want custodians of GET /v1/custodians, each at most once")
 		}
 	}
-	return c, nil
+	return c, err
 }
 
 // printable says whether text may be shown to investors: no line breaks, no control or direction characters that could
@@ -118,12 +117,16 @@ func printable(text string) bool {
 // createConsent answers POST /v1/consents: the consent, its connection and the investor's link, in one transaction.
 func (s *Service) createConsent(ctx context.Context, call *serve.Call) (serve.Answer, error) {
 	var in consentRequest
-	if err := call.Decode(&in); err != nil {
-		return serve.Answer{}, err
-	}
-	draft, err := s.draft(&in, call.Principal.ClientID)
+	faults, err := call.Read(&in)
 	if err != nil {
 		return serve.Answer{}, err
+	}
+	draft, err := s.draft(&in, call.Principal.ClientID, faults)
+	if err != nil {
+		return serve.Answer{}, err
+	}
+	if faults.Len() > 0 {
+		return serve.Answer{}, s.refuseDraft(ctx, draft, faults)
 	}
 	e, nonce, out := s.note(call, "consent.created", draft.Key()), s.nonce(), consentResource{}
 	err = settle(ctx, s.Env, s.Store, e, func(tx domain.Tx) error {
@@ -157,6 +160,17 @@ func (s *Service) createConsent(ctx context.Context, call *serve.Call) (serve.An
 	return serve.Answer{Status: http.StatusCreated, Location: "/v1/consents/" + string(out.ID), Body: out}, nil
 }
 
+// refuseDraft is the refusal of a request that has faults, with those that only the client's own data show.
+func (s *Service) refuseDraft(ctx context.Context, draft *domain.Consent, faults *domain.Faults) error {
+	var all domain.Faults
+	err := s.Store.Commit(ctx, func(tx domain.Tx) error {
+		c := *draft
+		all = domain.Faults{}
+		return errors.Join(all.Join(faults.Err()), checkDeclared(tx, &c, &all))
+	})
+	return errors.Join(err, all.Err())
+}
+
 // askedBefore answers a repeated request with what it made: the consent as it stands now, and the same link.
 func (s *Service) askedBefore(tx domain.Tx, made string, e *domain.Entry) (consentResource, error) {
 	id, nonce, _ := strings.Cut(made, " ")
@@ -180,24 +194,37 @@ func about(e *domain.Entry, c *domain.Consent, details map[string]string) {
 // checkAgainstClient checks what the client declared (where data may be kept, what is saved, where investors may be
 // sent back to) and the advisors named, and notes the declarations in the consent: they are what the investor agrees to.
 func checkAgainstClient(env domain.Env, tx domain.Tx, c *domain.Consent) error {
+	var faults domain.Faults
+	if err := errors.Join(checkDeclared(tx, c, &faults), faults.Err()); err != nil {
+		return err
+	}
+	// A consent that could never be acted on here is refused now, not after the investor has read it.
+	return c.Permits(env, &domain.Act{States: []domain.ConsentState{domain.ConsentReceived}})
+}
+
+// checkDeclared notes the client's declarations in c, and what in c goes against them.
+func checkDeclared(tx domain.Tx, c *domain.Consent, faults *domain.Faults) error {
 	client := &domain.Client{ID: c.ClientID}
 	if err := tx.Get(client); err != nil {
 		return err
 	}
 	c.Saving, c.Regions = client.Saving, client.Regions
-	if err := c.ValidateReturn(client.ReturnOrigins); err != nil {
+	if err := faults.Join(c.ValidateReturn(client.ReturnOrigins)); err != nil {
 		return err
 	}
 	for i, id := range c.Advisors {
-		if slices.Contains(c.Advisors[:i], id) {
-			return domain.Invalidf("/advisors/"+strconv.Itoa(i), "name each advisor once")
+		if faults.Len() == domain.MaxFaults {
+			return nil
 		}
-		if err := ownAdvisor(tx, c.ClientID, id, "/advisors/"+strconv.Itoa(i)); err != nil {
+		if slices.Contains(c.Advisors[:i], id) {
+			faults.Add("/advisors/"+strconv.Itoa(i), "name each advisor once")
+			continue
+		}
+		if err := faults.Join(ownAdvisor(tx, c.ClientID, id, "/advisors/"+strconv.Itoa(i))); err != nil {
 			return err
 		}
 	}
-	// A consent that could never be acted on here is refused now, not after the investor has read it.
-	return c.Permits(env, &domain.Act{States: []domain.ConsentState{domain.ConsentReceived}})
+	return nil
 }
 
 func join[T ~string](list []T) string {
@@ -210,15 +237,15 @@ func join[T ~string](list []T) string {
 
 // listConsents answers GET /v1/consents, newest first: for an advisor those that name them.
 func (s *Service) listConsents(ctx context.Context, call *serve.Call) (serve.Answer, error) {
-	limit, cursor, err := call.Paging()
-	if err != nil {
-		return serve.Answer{}, err
-	}
+	limit, cursor := call.Paging()
 	q := domain.Query{Index: "consents_by_client", Match: []string{string(call.Principal.ClientID)}, Cursor: cursor, Limit: limit}
-	if ref := call.Request.URL.Query().Get("investor_ref"); len(ref) > 64 {
-		return serve.Answer{}, domain.Invalidf("investor_ref", "want at most 64 characters")
-	} else if ref != "" {
+	switch ref, state := call.Param("investor_ref"), call.Param("state"); {
+	case ref != "" && state != "":
+		q.Index, q.Match = "consents_by_investor_state", append(q.Match, ref, state)
+	case ref != "":
 		q.Index, q.Match = "consents_by_investor", append(q.Match, ref)
+	case state != "":
+		q.Index, q.Match = "consents_by_client_state", append(q.Match, state)
 	}
 	consents, next, err := serve.Visible(ctx, s.Store, q, call.Principal, func(c *domain.Consent) (bool, error) { return call.Principal.Sees(c), nil })
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -297,7 +298,8 @@ func TestShowConsent(t *testing.T) {
 	}
 	unseen := h.as(foreign, "GET", "/v1/consents/"+string(id), "")
 	unknown := h.as(foreign, "GET", "/v1/consents/con_00000000000000000000000000", "")
-	if unseen.raw != unknown.raw {
+	unnamed := regexp.MustCompile(`req_[0-9a-z]{26}`) // no two requests have the same name
+	if unnamed.ReplaceAllString(unseen.raw, "") != unnamed.ReplaceAllString(unknown.raw, "") {
 		t.Errorf("a foreign consent answers %s, an unknown one %s", unseen.raw, unknown.raw)
 	}
 }

@@ -13,6 +13,6 @@ func init() {
 		s := &Service{Store: c.Backend, Env: c.Env, Door: serve.NewDoor(c.Backend, c.Env, c.Held["pseudonym"], gcp.Proxies),
 			Custodians: c.Custodians(), LinkKey: c.Held["link"], Inner: gcp.Public(c.KMS, "inner"), PagesURL: gcp.Setting("SLUIS_PAGES_URL"),
 			Company: CompanyFrom(gcp.Setting)}
-		return serve.Mux(s.Routes, s.Pages), s.Company.Check()
+		return s.Door.Mux(s.Routes, s.Pages), s.Company.Check()
 	}))
 }

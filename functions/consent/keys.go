@@ -51,23 +51,26 @@ type KeyTerms struct {
 	Days      int  // how long it opens; 0 means a year
 }
 
-func (t *KeyTerms) validate() error {
-	most := int(domain.MaxKeyLife / (24 * time.Hour))
-	switch {
-	case t.Role != domain.RoleClient && t.Role != domain.RoleAdvisor && t.Role != domain.RoleReviewer:
-		return domain.Invalidf("/role", "want client, advisor or reviewer")
-	case t.Role == domain.RoleAdvisor && t.AdvisorID == "":
-		return domain.Invalidf("/advisor_id", "say whose key it is")
-	case t.Role != domain.RoleAdvisor && t.AdvisorID != "":
-		return domain.Invalidf("/advisor_id", "only the role advisor has one; leave it out")
-	case len([]rune(t.Label)) > 80 || !printable(t.Label):
-		return domain.Invalidf("/label", "want at most 80 printable characters")
-	case t.Admin && t.Role != domain.RoleClient:
-		return domain.Invalidf("/admin", "only the role client may administer keys; leave it out")
-	case t.Days < 0 || t.Days > most:
-		return domain.Invalidf("/days", "want 1 to %d days; leave it out for a year", most)
+// validate notes every rule that the terms break.
+func (t *KeyTerms) validate(faults *domain.Faults) {
+	if t.Role != domain.RoleClient && t.Role != domain.RoleAdvisor && t.Role != domain.RoleReviewer {
+		faults.Add("/role", "want client, advisor or reviewer")
 	}
-	return nil
+	switch {
+	case t.Role == domain.RoleAdvisor && t.AdvisorID == "":
+		faults.Add("/advisor_id", "say whose key it is")
+	case t.Role != domain.RoleAdvisor && t.AdvisorID != "":
+		faults.Add("/advisor_id", "only the role advisor has one; leave it out")
+	}
+	if len([]rune(t.Label)) > 80 || !printable(t.Label) {
+		faults.Add("/label", "want at most 80 printable characters")
+	}
+	if t.Admin && t.Role != domain.RoleClient {
+		faults.Add("/admin", "only the role client may administer keys; leave it out")
+	}
+	if most := int(domain.MaxKeyLife / (24 * time.Hour)); t.Days < 0 || t.Days > most {
+		faults.Add("/days", "want 1 to %d days; leave it out for a year", most)
+	}
 }
 
 // make makes the key, not yet put, and the token to show once.
@@ -123,17 +126,19 @@ func (s *Service) createKey(ctx context.Context, call *serve.Call) (serve.Answer
 		Admin     bool              `json:"admin"`
 		Days      *int              `json:"days"`
 	}
-	if err := call.Decode(&in); err != nil {
+	faults, err := call.Read(&in)
+	if err != nil {
 		return serve.Answer{}, err
 	}
 	terms := KeyTerms{Role: in.Role, AdvisorID: or(in.AdvisorID, ""), Label: in.Label, Admin: in.Admin, Days: or(in.Days, 0)}
 	if in.AdvisorID != nil && terms.AdvisorID == "" {
-		return serve.Answer{}, domain.Invalidf("/advisor_id", "want the identifier of an advisor, or leave it out")
+		faults.Add("/advisor_id", "want the identifier of an advisor, or leave it out")
 	}
 	if in.Days != nil && terms.Days == 0 {
 		terms.Days = -1
 	}
-	if err := terms.validate(); err != nil {
+	terms.validate(faults)
+	if err := faults.Err(); err != nil {
 		return serve.Answer{}, err
 	}
 	all, err := ListKeys(ctx, s.Store, call.Principal.ClientID)
@@ -192,12 +197,12 @@ func describeKey(details map[string]string, k *domain.APIKey) {
 
 // listKeys answers GET /v1/keys, oldest first, revoked ones too.
 func (s *Service) listKeys(ctx context.Context, call *serve.Call) (serve.Answer, error) {
-	limit, cursor, err := call.Paging()
-	if err != nil {
-		return serve.Answer{}, err
+	limit, cursor := call.Paging()
+	q := domain.Query{Index: "keys_by_client", Match: []string{string(call.Principal.ClientID)}, Cursor: cursor, Limit: limit}
+	if state := call.Param("state"); state != "" {
+		q.Index, q.Match = "keys_by_state", append(q.Match, state)
 	}
-	keys, next, err := domain.List[domain.APIKey](ctx, s.Store, domain.Query{Index: "keys_by_client",
-		Match: []string{string(call.Principal.ClientID)}, Cursor: cursor, Limit: limit})
+	keys, next, err := domain.List[domain.APIKey](ctx, s.Store, q)
 	if err != nil {
 		return serve.Answer{}, fmt.Errorf("listing keys: %w", err)
 	}
@@ -218,7 +223,8 @@ func (s *Service) rotateKey(ctx context.Context, call *serve.Call) (serve.Answer
 	var in struct {
 		OverlapHours *int `json:"overlap_hours"`
 	}
-	if err := call.Decode(&in); err != nil {
+	faults, err := call.Read(&in)
+	if err != nil {
 		return serve.Answer{}, err
 	}
 	overlap := defaultOverlap
@@ -226,7 +232,10 @@ func (s *Service) rotateKey(ctx context.Context, call *serve.Call) (serve.Answer
 		overlap = *in.OverlapHours
 	}
 	if overlap < 0 || overlap > maxOverlap {
-		return serve.Answer{}, domain.Invalidf("/overlap_hours", "want 0 to 168")
+		faults.Add("/overlap_hours", "want 0 to 168")
+	}
+	if err := faults.Err(); err != nil {
+		return serve.Answer{}, err
 	}
 	all, err := ListKeys(ctx, s.Store, call.Principal.ClientID)
 	if err != nil {
@@ -269,10 +278,7 @@ func (s *Service) revokeKey(ctx context.Context, call *serve.Call) (serve.Answer
 	if err != nil {
 		return serve.Answer{}, err
 	}
-	line := call.Request.URL.Query().Get("line")
-	if line != "" && line != "true" && line != "false" {
-		return serve.Answer{}, domain.Invalidf("line", "want true or false")
-	}
+	line := call.Param("line")
 	if line == "true" && !call.Principal.Admin {
 		return serve.Answer{}, s.Door.Refuse(call, string(id), errLine)
 	}

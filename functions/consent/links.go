@@ -94,7 +94,8 @@ func (s *Service) createLink(ctx context.Context, c *serve.Call) (serve.Answer, 
 	var in struct {
 		Purpose domain.LinkUse `json:"purpose"`
 	}
-	if err := c.Decode(&in); err != nil {
+	faults, err := c.Read(&in)
+	if err != nil {
 		return serve.Answer{}, err
 	}
 	a := underClient(c, "link.created", id)
@@ -104,7 +105,10 @@ func (s *Service) createLink(ctx context.Context, c *serve.Call) (serve.Answer, 
 	case domain.LinkReconnect, domain.LinkManage:
 		a.States, a.Late = opensIn(in.Purpose)
 	default:
-		return serve.Answer{}, domain.Invalidf("/purpose", "want consent, reconnect or manage")
+		faults.Add("/purpose", "want consent, reconnect or manage")
+	}
+	if err := faults.Err(); err != nil {
+		return serve.Answer{}, err
 	}
 	a.Details["purpose"] = string(in.Purpose)
 	fresh, out := s.nonce(), linkResource{}

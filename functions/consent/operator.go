@@ -93,8 +93,9 @@ func webOrigin(text string) bool {
 // IssueKey makes a key for a client, and the token to show once. A client's first key of the role client may administer
 // keys, whatever the terms say: somebody has to.
 func IssueKey(ctx context.Context, store domain.Store, env domain.Env, client domain.ClientID, terms KeyTerms) (*domain.APIKey, domain.Secret, error) {
-	if err := terms.validate(); err != nil {
-		return nil, domain.Secret{}, err
+	var faults domain.Faults
+	if terms.validate(&faults); faults.Len() > 0 {
+		return nil, domain.Secret{}, faults.Err()
 	}
 	all, err := ListKeys(ctx, store, client)
 	if err != nil {

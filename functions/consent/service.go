@@ -48,18 +48,19 @@ func (s *Service) Routes(mux *http.ServeMux) {
 	s.Door.API(mux, "GET /v1/client", clientOnly, s.showClient)
 	s.Door.API(mux, "GET /v1/custodians", clientOnly, s.listCustodians)
 	s.Door.API(mux, "POST /v1/consents", clientOnly, s.createConsent)
-	s.Door.API(mux, "GET /v1/consents", readers, s.Door.Looking(function, "consents", s.listConsents))
+	s.Door.API(mux, "GET /v1/consents", readers, s.Door.Looking(function, "consents", s.listConsents), serve.InvestorRef,
+		serve.Word("state", domain.ConsentStates...), serve.Limit, serve.Cursor)
 	s.Door.API(mux, "GET /v1/consents/{consent}", readers, s.Door.Looking(function, "consents", s.showConsent))
 	s.Door.API(mux, "PATCH /v1/consents/{consent}", clientOnly, s.narrowConsent)
 	s.Door.API(mux, "DELETE /v1/consents/{consent}", clientOnly, s.terminateConsent)
 	s.Door.API(mux, "POST /v1/consents/{consent}/links", clientOnly, s.createLink)
 	s.Door.API(mux, "POST /v1/advisors", clientOnly, s.createAdvisor)
-	s.Door.API(mux, "GET /v1/advisors", clientOnly, s.Door.Looking(function, "advisors", s.listAdvisors))
+	s.Door.API(mux, "GET /v1/advisors", clientOnly, s.Door.Looking(function, "advisors", s.listAdvisors), serve.Limit, serve.Cursor)
 	s.Door.API(mux, "DELETE /v1/advisors/{advisor}", clientOnly, s.removeAdvisor)
 	s.Door.KeyAPI(mux, "POST /v1/keys", s.createKey)
-	s.Door.API(mux, "GET /v1/keys", clientOnly, s.Door.Looking(function, "keys", s.listKeys))
+	s.Door.API(mux, "GET /v1/keys", clientOnly, s.Door.Looking(function, "keys", s.listKeys), serve.Word("state", domain.KeyStates...), serve.Limit, serve.Cursor)
 	s.Door.KeyAPI(mux, "POST /v1/keys/{key}/rotate", s.rotateKey)
-	s.Door.KeyAPI(mux, "DELETE /v1/keys/{key}", s.revokeKey)
+	s.Door.KeyAPI(mux, "DELETE /v1/keys/{key}", s.revokeKey, serve.Flag("line"))
 }
 
 // effect is what an act does within its transaction.

@@ -139,8 +139,8 @@ func TestRefusedInput(t *testing.T) {
 		"overlap below nothing": {"POST", at + "/rotate", `{"overlap_hours":-1}`, "/overlap_hours"},
 		"test with members":     {"POST", at + "/test", `{"x":1}`, "/x"},
 		"not an identifier":     {"GET", "/v1/endpoints/x", "", "endpoint"},
-		"filter by nonsense":    {"GET", "/v1/deliveries?endpoint=x", "", "endpoint"},
-		"filter by nonsense 2":  {"GET", "/v1/deliveries?notice=x", "", "notice"},
+		"filter by nonsense":    {"GET", "/v1/deliveries?endpoint_id=x", "", "endpoint_id"},
+		"filter by nonsense 2":  {"GET", "/v1/deliveries?notice_id=x", "", "notice_id"},
 		"page too long":         {"GET", "/v1/deliveries?limit=1001", "", "limit"},
 		"replay of nothing":     {"POST", "/v1/replays", `{}`, ""},
 		"replay of two things":  {"POST", "/v1/replays", `{"delivery_id":"` + d + `","notice_id":"` + n + `"}`, ""},
@@ -188,7 +188,7 @@ func TestOthersSeeNothing(t *testing.T) {
 			t.Errorf("%v: what is another's looks other than what does not exist: %v, %v", r, foreign, missing)
 		}
 	}
-	for _, query := range []string{"", "?endpoint=" + ep.Key(), "?notice=" + n.Key(), "?notice=" + n.Key() + "&endpoint=" + ep.Key()} {
+	for _, query := range []string{"", "?endpoint_id=" + ep.Key(), "?notice_id=" + n.Key(), "?notice_id=" + n.Key() + "&endpoint_id=" + ep.Key()} {
 		if got := data(other.want(200, "GET", "/v1/deliveries"+query, "")); len(got) != 0 {
 			t.Errorf("%s shows another's deliveries: %v", query, got)
 		}
@@ -367,7 +367,7 @@ func TestDeliveriesPageNewestFirst(t *testing.T) {
 	}
 	var seen []string
 	for cursor := ""; ; {
-		out := c.want(200, "GET", "/v1/deliveries?limit=2&endpoint="+one.Key()+"&cursor="+cursor, "")
+		out := c.want(200, "GET", "/v1/deliveries?limit=2&endpoint_id="+one.Key()+cursor, "")
 		if n := len(data(out)); n > 2 {
 			t.Fatalf("a page of 2 holds %d", n)
 		}
@@ -377,7 +377,7 @@ func TestDeliveriesPageNewestFirst(t *testing.T) {
 		if out["next"] == nil {
 			break
 		}
-		cursor = out["next"].(string)
+		cursor = "&cursor=" + out["next"].(string)
 	}
 	var want []string
 	for _, n := range slices.Backward(notices) {
@@ -386,10 +386,10 @@ func TestDeliveriesPageNewestFirst(t *testing.T) {
 	if !slices.Equal(seen, want) {
 		t.Errorf("listed %v, want %v", seen, want)
 	}
-	if got := data(c.want(200, "GET", "/v1/deliveries?notice="+notices[2].Key(), "")); len(got) != 2 {
+	if got := data(c.want(200, "GET", "/v1/deliveries?notice_id="+notices[2].Key(), "")); len(got) != 2 {
 		t.Errorf("a notice has %d deliveries, want 2", len(got))
 	}
-	got := data(c.want(200, "GET", "/v1/deliveries?notice="+notices[2].Key()+"&endpoint="+two.Key(), ""))
+	got := data(c.want(200, "GET", "/v1/deliveries?notice_id="+notices[2].Key()+"&endpoint_id="+two.Key(), ""))
 	if len(got) != 1 || got[0].(map[string]any)["endpoint_id"] != two.Key() {
 		t.Errorf("notice and endpoint: %v", got)
 	}

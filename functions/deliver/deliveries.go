@@ -58,26 +58,20 @@ func (s *Service) ownDelivery(ctx context.Context, c *serve.Call, id domain.Deli
 
 // listDeliveries lists the newest first: all of the client's, those of one endpoint, of one notice, or the one of both.
 func (s *Service) listDeliveries(ctx context.Context, c *serve.Call) (serve.Answer, error) {
-	limit, cursor, err := c.Paging()
-	if err != nil {
-		return serve.Answer{}, err
-	}
+	limit, cursor := c.Paging()
+	endpoint, notice, state := c.Param("endpoint_id"), c.Param("notice_id"), c.Param("state")
 	q := domain.Query{Index: "deliveries_by_client", Match: []string{string(c.Principal.ClientID)}, Limit: limit, Cursor: cursor}
-	params := c.Request.URL.Query()
-	endpoint, notice := domain.EndpointID(params.Get("endpoint")), domain.NoticeID(params.Get("notice"))
-	if !shaped(endpoint, domain.ParseID[domain.EndpointID]) {
-		return serve.Answer{}, domain.Invalidf("endpoint", "want the identifier of an endpoint")
-	}
-	if !shaped(notice, domain.ParseID[domain.NoticeID]) {
-		return serve.Answer{}, domain.Invalidf("notice", "want the identifier of a notice: a webhook-id")
-	}
 	switch {
 	case endpoint != "" && notice != "":
-		return s.listOne(ctx, c, deliveryID(notice, endpoint))
+		return s.listOne(ctx, c, deliveryID(domain.NoticeID(notice), domain.EndpointID(endpoint)), state)
+	case notice != "": // one to each endpoint: so few that their state is looked at here
+		q.Index, q.Match = "deliveries_by_notice", []string{notice}
+	case endpoint != "" && state != "":
+		q.Index, q.Match = "deliveries_by_endpoint_state_desc", []string{endpoint, state}
 	case endpoint != "":
-		q.Index, q.Match = "deliveries_by_endpoint", []string{string(endpoint)}
-	case notice != "":
-		q.Index, q.Match = "deliveries_by_notice", []string{string(notice)}
+		q.Index, q.Match = "deliveries_by_endpoint", []string{endpoint}
+	case state != "":
+		q.Index, q.Match = "deliveries_by_state", append(q.Match, state)
 	}
 	deliveries, next, err := domain.List[domain.Delivery](ctx, s.Store, q)
 	if err != nil {
@@ -89,15 +83,20 @@ func (s *Service) listDeliveries(ctx context.Context, c *serve.Call) (serve.Answ
 		if deliveries[i].ClientID != c.Principal.ClientID {
 			return serve.Answer{Body: serve.List[deliveryView]{Data: []deliveryView{}}}, nil
 		}
-		out.Data = append(out.Data, viewDelivery(&deliveries[i]))
+		if stands(&deliveries[i], state) {
+			out.Data = append(out.Data, viewDelivery(&deliveries[i]))
+		}
 	}
 	return serve.Answer{Body: out}, nil
 }
 
-func (s *Service) listOne(ctx context.Context, c *serve.Call, id domain.DeliveryID) (serve.Answer, error) {
+// stands reports whether d is in a state; "" is any.
+func stands(d *domain.Delivery, state string) bool { return state == "" || string(d.State) == state }
+
+func (s *Service) listOne(ctx context.Context, c *serve.Call, id domain.DeliveryID, state string) (serve.Answer, error) {
 	out := serve.List[deliveryView]{Data: []deliveryView{}}
 	d, err := s.ownDelivery(ctx, c, id)
-	if err == nil {
+	if err == nil && stands(d, state) {
 		out.Data = append(out.Data, viewDelivery(d))
 	}
 	return serve.Answer{Body: out}, domain.IgnoreNotFound(err)
@@ -138,42 +137,49 @@ type replayed struct {
 	Next     string `json:"next,omitempty"`
 }
 
-func (in *replayRequest) validate() error {
+// validate notes every rule that the request breaks.
+func (in *replayRequest) validate(f *domain.Faults) {
 	given := 0
 	for _, is := range []bool{in.DeliveryID != nil, in.NoticeID != nil, in.EndpointID != nil} {
 		if is {
 			given++
 		}
 	}
-	switch {
-	case !wellFormed(in.DeliveryID, domain.ParseID[domain.DeliveryID]):
-		return domain.Invalidf("/delivery_id", "want the identifier of a delivery")
-	case !wellFormed(in.NoticeID, domain.ParseID[domain.NoticeID]):
-		return domain.Invalidf("/notice_id", "want the identifier of a notice: a webhook-id")
-	case !wellFormed(in.EndpointID, domain.ParseID[domain.EndpointID]):
-		return domain.Invalidf("/endpoint_id", "want the identifier of an endpoint")
-	case given != 1:
-		return domain.Invalidf("", "want exactly one of delivery_id, notice_id and endpoint_id")
-	case in.From != nil && in.From.IsZero():
-		return domain.Invalidf("/from", "want a time")
-	case in.To != nil && in.To.IsZero():
-		return domain.Invalidf("/to", "want a time")
-	case in.EndpointID == nil && (in.From != nil || in.To != nil || in.Cursor != ""):
-		return domain.Invalidf("/endpoint_id", "from, to and cursor go with endpoint_id only")
-	case in.EndpointID != nil && (in.From == nil || in.To == nil || !in.From.Before(*in.To)):
-		return domain.Invalidf("/from", "want both from and to, and from before to")
-	case in.which() != everything && in.which() != undelivered:
-		return domain.Invalidf("/state", "want undelivered, for what was never made, failed or was cancelled, or all")
-	case len(in.Cursor) > 512:
-		return domain.Invalidf("/cursor", "use next of the answer before, unchanged")
+	if !wellFormed(in.DeliveryID, domain.ParseID[domain.DeliveryID]) {
+		f.Add("/delivery_id", "want the identifier of a delivery")
 	}
-	return nil
+	if !wellFormed(in.NoticeID, domain.ParseID[domain.NoticeID]) {
+		f.Add("/notice_id", "want the identifier of a notice: a webhook-id")
+	}
+	if !wellFormed(in.EndpointID, domain.ParseID[domain.EndpointID]) {
+		f.Add("/endpoint_id", "want the identifier of an endpoint")
+	}
+	if given != 1 && !f.Spoilt("/delivery_id", "/notice_id", "/endpoint_id") {
+		f.Add("", "want exactly one of delivery_id, notice_id and endpoint_id")
+	}
+	in.validateRange(f)
+	if in.which() != everything && in.which() != undelivered {
+		f.Add("/state", "want undelivered, for what was never made, failed or was cancelled, or all")
+	}
+	if len(in.Cursor) > 512 {
+		f.Add("/cursor", "use next of the answer before, unchanged")
+	}
 }
 
-// shaped says whether an identifier is absent or has its form.
-func shaped[T ~string](id T, parse func(string) (T, error)) bool {
-	_, err := parse(string(id))
-	return id == "" || err == nil
+// validateRange notes what is wrong with the time range.
+func (in *replayRequest) validateRange(f *domain.Faults) {
+	if in.From != nil && in.From.IsZero() {
+		f.Add("/from", "want a time")
+	}
+	if in.To != nil && in.To.IsZero() {
+		f.Add("/to", "want a time")
+	}
+	switch ranged := in.From != nil || in.To != nil || in.Cursor != ""; {
+	case in.EndpointID == nil && ranged:
+		f.Add("/endpoint_id", "from, to and cursor go with endpoint_id only")
+	case in.EndpointID != nil && (in.From == nil || in.To == nil || !in.From.Before(*in.To)) && !f.Spoilt("/from", "/to"):
+		f.Add("/from", "want both from and to, and from before to")
+	}
 }
 
 // subject is the one identifier that a valid request has.
@@ -198,10 +204,12 @@ func wellFormed[T ~string](id *T, parse func(string) (T, error)) bool {
 
 func (s *Service) replay(ctx context.Context, c *serve.Call) (serve.Answer, error) {
 	var in replayRequest
-	if err := c.Decode(&in); err != nil {
+	faults, err := c.Read(&in)
+	if err != nil {
 		return serve.Answer{}, err
 	}
-	if err := in.validate(); err != nil {
+	in.validate(faults)
+	if err := faults.Err(); err != nil {
 		return serve.Answer{}, err
 	}
 	out, seen, err := s.replayedBefore(ctx, c)

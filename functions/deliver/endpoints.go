@@ -2,6 +2,7 @@ package deliver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -32,13 +33,14 @@ const (
 func (s *Service) Routes(mux *http.ServeMux) {
 	write, read := []domain.Role{domain.RoleClient}, []domain.Role{domain.RoleClient, domain.RoleReviewer}
 	s.Door.API(mux, "POST /v1/endpoints", write, s.createEndpoint)
-	s.Door.API(mux, "GET /v1/endpoints", read, s.Door.Looking(function, "endpoints", s.listEndpoints))
+	s.Door.API(mux, "GET /v1/endpoints", read, s.Door.Looking(function, "endpoints", s.listEndpoints), serve.Limit, serve.Cursor)
 	s.Door.API(mux, "GET /v1/endpoints/{endpoint}", read, s.Door.Looking(function, "endpoints", s.getEndpoint))
 	s.Door.API(mux, "PATCH /v1/endpoints/{endpoint}", write, s.patchEndpoint)
 	s.Door.API(mux, "DELETE /v1/endpoints/{endpoint}", write, s.removeEndpoint)
 	s.Door.API(mux, "POST /v1/endpoints/{endpoint}/rotate", write, s.rotateSecret)
 	s.Door.API(mux, "POST /v1/endpoints/{endpoint}/test", write, s.testEndpoint)
-	s.Door.API(mux, "GET /v1/deliveries", read, s.Door.Looking(function, "deliveries", s.listDeliveries))
+	s.Door.API(mux, "GET /v1/deliveries", read, s.Door.Looking(function, "deliveries", s.listDeliveries), serve.ID("endpoint_id", domain.ParseID[domain.EndpointID]),
+		serve.ID("notice_id", domain.ParseID[domain.NoticeID]), serve.Word("state", domain.DeliveryStates...), serve.Limit, serve.Cursor)
 	s.Door.API(mux, "GET /v1/deliveries/{delivery}", read, s.Door.Looking(function, "deliveries", s.getDelivery))
 	s.Door.API(mux, "POST /v1/replays", write, s.replay)
 }
@@ -84,13 +86,12 @@ func (s *Service) createEndpoint(ctx context.Context, c *serve.Call) (serve.Answ
 		URL   string              `json:"url"`
 		Types []domain.NoticeType `json:"types"`
 	}
-	if err := c.Decode(&in); err != nil {
+	faults, err := c.Read(&in)
+	if err != nil {
 		return serve.Answer{}, err
 	}
-	if err := s.Rules.Validate(in.URL); err != nil {
-		return serve.Answer{}, err
-	}
-	if err := validateTypes(in.Types); err != nil {
+	validateTypes(faults, in.Types)
+	if err := errors.Join(faults.Join(s.Rules.Validate(in.URL)), faults.Err()); err != nil {
 		return serve.Answer{}, err
 	}
 	all, err := s.endpoints(ctx, c.Principal.ClientID)
@@ -161,13 +162,12 @@ func (s *Service) newSecret(ctx context.Context, ep *domain.Endpoint) (domain.Se
 	return secret, sealed, nil
 }
 
-func validateTypes(types []domain.NoticeType) error {
+func validateTypes(faults *domain.Faults, types []domain.NoticeType) {
 	for i, t := range types {
 		if !slices.Contains(domain.NoticeTypes, t) || slices.Contains(types[:i], t) {
-			return domain.Invalidf("/types/"+strconv.Itoa(i), "want each of %q at most once; leave types out for all", domain.NoticeTypes)
+			faults.Add("/types/"+strconv.Itoa(i), "want each of %q at most once; leave types out for all", domain.NoticeTypes)
 		}
 	}
-	return nil
 }
 
 func (s *Service) listEndpoints(ctx context.Context, c *serve.Call) (serve.Answer, error) {
@@ -247,24 +247,24 @@ func (s *Service) patchEndpoint(ctx context.Context, c *serve.Call) (serve.Answe
 		Types *[]domain.NoticeType  `json:"types"`
 		State *domain.EndpointState `json:"state"`
 	}
-	if err := c.Decode(&in); err != nil {
+	faults, err := c.Read(&in)
+	if err != nil {
 		return serve.Answer{}, err
 	}
-	if in.URL == nil && in.Types == nil && in.State == nil {
-		return serve.Answer{}, domain.Invalidf("", "send url, types or state: what shall change")
+	if in.URL == nil && in.Types == nil && in.State == nil && faults.Len() == 0 {
+		faults.Add("", "send url, types or state: what shall change")
 	}
 	if in.URL != nil {
-		if err := s.Rules.Validate(*in.URL); err != nil {
-			return serve.Answer{}, err
-		}
+		err = faults.Join(s.Rules.Validate(*in.URL))
 	}
 	if in.Types != nil {
-		if err := validateTypes(*in.Types); err != nil {
-			return serve.Answer{}, err
-		}
+		validateTypes(faults, *in.Types)
 	}
 	if in.State != nil && *in.State != domain.EndpointEnabled && *in.State != domain.EndpointDisabled {
-		return serve.Answer{}, domain.Invalidf("/state", "want enabled or disabled; use DELETE to remove an endpoint")
+		faults.Add("/state", "want enabled or disabled; use DELETE to remove an endpoint")
+	}
+	if err := errors.Join(err, faults.Err()); err != nil {
+		return serve.Answer{}, err
 	}
 	ep, err := s.change(ctx, c, "endpoint.changed", func(tx domain.Tx, ep *domain.Endpoint) error {
 		named := in.URL != nil && *in.URL != ep.URL
@@ -327,7 +327,8 @@ func (s *Service) rotateSecret(ctx context.Context, c *serve.Call) (serve.Answer
 	in := struct {
 		Hours *int `json:"overlap_hours"`
 	}{}
-	if err := c.Decode(&in); err != nil {
+	faults, err := c.Read(&in)
+	if err != nil {
 		return serve.Answer{}, err
 	}
 	hours := overlapDefault
@@ -335,7 +336,10 @@ func (s *Service) rotateSecret(ctx context.Context, c *serve.Call) (serve.Answer
 		hours = *in.Hours
 	}
 	if hours < 0 || hours > overlapMost {
-		return serve.Answer{}, domain.Invalidf("/overlap_hours", "want 0 to %d hours", overlapMost)
+		faults.Add("/overlap_hours", "want 0 to %d hours", overlapMost)
+	}
+	if err := faults.Err(); err != nil {
+		return serve.Answer{}, err
 	}
 	id, err := serve.PathID(c, "endpoint", domain.ParseID[domain.EndpointID])
 	if err != nil {

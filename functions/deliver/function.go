@@ -11,7 +11,7 @@ import (
 func init() {
 	functions.HTTP("Notify", serve.Lazy(gcp.At(schemas.FS), func(c *gcp.Cloud) (serve.Face, error) { return serve.Push(c, wire(c).Notify), nil }))
 	functions.HTTP("Deliver", serve.Lazy(gcp.At(schemas.FS), func(c *gcp.Cloud) (serve.Face, error) { return serve.Push(c, wire(c).Deliver), nil }))
-	functions.HTTP("Endpoints", serve.Lazy(gcp.At(schemas.FS), func(c *gcp.Cloud) (serve.Face, error) { return serve.Mux(wire(c).Routes), nil }))
+	functions.HTTP("Endpoints", serve.Lazy(gcp.At(schemas.FS), func(c *gcp.Cloud) (serve.Face, error) { s := wire(c); return s.Door.Mux(s.Routes), nil }))
 }
 
 func wire(c *gcp.Cloud) *Service {

@@ -46,7 +46,7 @@ func (s *Service) Routes(mux *http.ServeMux) {
 	s.Door.API(mux, "DELETE /v1/connections/{connection}", client, s.byClient(domain.EraseAll))
 	s.Door.API(mux, "DELETE /v1/connections/{connection}/credentials", client, s.byClient(domain.EraseCredentials))
 	s.Door.API(mux, "DELETE /v1/connections/{connection}/data", client, s.byClient(domain.EraseData))
-	s.Door.API(mux, "GET /v1/connections/{connection}/erasures", []domain.Role{domain.RoleClient, domain.RoleReviewer}, s.list)
+	s.Door.API(mux, "GET /v1/connections/{connection}/erasures", []domain.Role{domain.RoleClient, domain.RoleReviewer}, s.list, serve.Limit, serve.Cursor)
 	s.Door.Investor(mux, "POST /erase", s.byInvestor)
 }
 
@@ -115,10 +115,7 @@ func (s *Service) list(ctx context.Context, c *serve.Call) (serve.Answer, error)
 	if err != nil {
 		return serve.Answer{}, err
 	}
-	limit, cursor, err := c.Paging()
-	if err != nil {
-		return serve.Answer{}, err
-	}
+	limit, cursor := c.Paging()
 	keys, err := s.keys()
 	if err != nil {
 		return serve.Answer{}, err

@@ -10,7 +10,7 @@ import (
 
 func init() {
 	at := gcp.At(schemas.FS)
-	functions.HTTP("Erase", serve.Lazy(at, func(c *gcp.Cloud) (serve.Face, error) { return serve.Mux(wire(c).Routes), nil }))
+	functions.HTTP("Erase", serve.Lazy(at, func(c *gcp.Cloud) (serve.Face, error) { s := wire(c); return s.Door.Mux(s.Routes), nil }))
 	functions.HTTP("Erasure", serve.Lazy(at, func(c *gcp.Cloud) (serve.Face, error) { return serve.Push(c, wire(c).Erasure), nil }))
 }
 

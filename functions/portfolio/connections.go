@@ -120,16 +120,15 @@ func viewProduct(s domain.ProductStatus) productView {
 
 // listConnections gives a page of connections, newest first: for an advisor those whose consents name them.
 func (s *Service) listConnections(ctx context.Context, c *serve.Call) (serve.Answer, error) {
-	limit, cursor, err := c.Paging()
-	if err != nil {
-		return serve.Answer{}, err
-	}
+	limit, cursor := c.Paging()
 	q := domain.Query{Index: "connections_by_client", Match: []string{string(c.Principal.ClientID)}, Cursor: cursor}
-	if ref := c.Request.URL.Query().Get("investor_ref"); ref != "" {
-		if len(ref) > 64 {
-			return serve.Answer{}, domain.Invalidf("investor_ref", "want at most 64 characters")
-		}
+	switch ref, state := c.Param("investor_ref"), c.Param("state"); {
+	case ref != "" && state != "":
+		q.Index, q.Match = "connections_by_investor_state", append(q.Match, ref, state)
+	case ref != "":
 		q.Index, q.Match = "connections_by_investor", append(q.Match, ref)
+	case state != "":
+		q.Index, q.Match = "connections_by_state", append(q.Match, state)
 	}
 	q.Limit = limit
 	found, next, err := serve.Visible(ctx, s.Store, q, c.Principal, func(conn *domain.Connection) (bool, error) { return s.sees(ctx, c.Principal, conn) })

@@ -39,12 +39,12 @@ type Service struct {
 func (s *Service) Routes(mux *http.ServeMux) {
 	states := []domain.Role{domain.RoleClient, domain.RoleAdvisor, domain.RoleReviewer}
 	readers := []domain.Role{domain.RoleClient, domain.RoleAdvisor}
-	s.Door.API(mux, "GET /v1/connections", states, s.listConnections)
+	s.Door.API(mux, "GET /v1/connections", states, s.listConnections, serve.InvestorRef, serve.Word("state", domain.ConnectionStates...), serve.Limit, serve.Cursor)
 	s.Door.API(mux, "GET /v1/connections/{connection}", states, s.getConnection)
 	s.Door.API(mux, "POST /v1/connections/{connection}/refresh", []domain.Role{domain.RoleClient}, s.refresh)
-	s.Door.API(mux, "GET /v1/connections/{connection}/portfolio", readers, s.getPortfolio)
-	s.Door.API(mux, "GET /v1/connections/{connection}/portfolios", readers, s.listPortfolios)
-	s.Door.API(mux, "GET /v1/connections/{connection}/portfolio/{product}", readers, s.getRecords)
+	s.Door.API(mux, "GET /v1/connections/{connection}/portfolio", readers, s.getPortfolio, versionParameter)
+	s.Door.API(mux, "GET /v1/connections/{connection}/portfolios", readers, s.listPortfolios, serve.Limit, serve.Cursor)
+	s.Door.API(mux, "GET /v1/connections/{connection}/portfolio/{product}", readers, s.getRecords, versionParameter, serve.Limit, serve.Cursor)
 }
 
 // act begins the description of what the caller does to conn.

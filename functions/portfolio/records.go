@@ -64,11 +64,8 @@ func (s *Service) wanted(ctx context.Context, c *serve.Call, conn *domain.Connec
 	if !slices.Contains(domain.Products, product) {
 		return "", position{}, 0, domain.Invalidf("product", "want one of %q", domain.Products)
 	}
-	limit, cursor, err := c.Paging()
-	if err != nil {
-		return "", position{}, 0, err
-	}
-	name := c.Request.URL.Query().Get("version")
+	limit, cursor := c.Paging()
+	name := c.Param("version")
 	if cursor == "" {
 		id, err := s.pick(ctx, conn, name)
 		return product, position{portfolio: id}, limit, err
@@ -115,7 +112,7 @@ func (s *Service) getRecords(ctx context.Context, c *serve.Call) (serve.Answer, 
 	if next.portfolio != "" {
 		page.Next = next.cursor(product)
 	}
-	return serve.Answer{Body: page}, nil
+	return serve.Answer{Body: page, Tagged: true}, nil
 }
 
 // statusOf is the product's state in this version. One that the custodian has not, or that was consented to after

@@ -18,7 +18,8 @@ var (
 		Message: "nothing was read yet, or it was erased; see the connection's state and reason"}
 	errNoVersion = &domain.Error{Kind: domain.NotFound, Code: "version_unknown", Field: "version",
 		Message: "there is no such version; list /portfolios"}
-	errGone = &domain.Error{Kind: domain.Gone, Code: "version_gone",
+	errVersion = domain.Invalidf("version", "want a version's number or its identifier")
+	errGone    = &domain.Error{Kind: domain.Gone, Code: "version_gone",
 		Message: "this version is no longer kept; begin again with the newest one"}
 )
 
@@ -50,13 +51,16 @@ func viewPortfolio(consent *domain.Consent, p *domain.Portfolio) portfolioView {
 		Custodian: p.Custodian, SessionID: p.SessionID, Products: consented(consent, p.Products)}
 }
 
+// versionParameter names a version.
+var versionParameter = serve.Text("version", errVersion.Message, 512)
+
 // getPortfolio gives one version's manifest: the newest, or ?version= its number or identifier.
 func (s *Service) getPortfolio(ctx context.Context, c *serve.Call) (serve.Answer, error) {
 	conn, err := s.Door.Connection(ctx, c)
 	if err != nil {
 		return serve.Answer{}, err
 	}
-	pick, err := s.pick(ctx, conn, c.Request.URL.Query().Get("version"))
+	pick, err := s.pick(ctx, conn, c.Param("version"))
 	if err != nil {
 		return serve.Answer{}, err
 	}
@@ -78,7 +82,7 @@ func (s *Service) getPortfolio(ctx context.Context, c *serve.Call) (serve.Answer
 			return serve.Answer{}, err
 		}
 	}
-	return serve.Answer{Body: view}, nil
+	return serve.Answer{Body: view, Tagged: true}, nil
 }
 
 // summable says whether the sums may be shown: not once the consent was narrowed below what they are made of.
@@ -159,13 +163,13 @@ func (s *Service) pick(ctx context.Context, conn *domain.Connection, name string
 	if strings.HasPrefix(name, "pf_") {
 		id, err := domain.ParseID[domain.PortfolioID](name)
 		if err != nil {
-			return "", domain.Invalidf("version", "want a version's number or its identifier")
+			return "", errVersion
 		}
 		return id, nil
 	}
 	number, err := strconv.ParseInt(name, 10, 64)
 	if err != nil || number < 1 {
-		return "", domain.Invalidf("version", "want a version's number or its identifier")
+		return "", errVersion
 	}
 	q := domain.Query{Index: "portfolios_by_connection", Match: []string{string(conn.ID)}}
 	for {
@@ -191,10 +195,7 @@ func (s *Service) listPortfolios(ctx context.Context, c *serve.Call) (serve.Answ
 	if err != nil {
 		return serve.Answer{}, err
 	}
-	limit, cursor, err := c.Paging()
-	if err != nil {
-		return serve.Answer{}, err
-	}
+	limit, cursor := c.Paging()
 	found, next, err := domain.List[domain.Portfolio](ctx, s.Store, domain.Query{Index: "portfolios_by_connection",
 		Match: []string{string(conn.ID)}, Limit: limit, Cursor: cursor})
 	if err != nil {

@@ -13,6 +13,6 @@ func init() {
 	functions.HTTP("Seal", serve.Lazy(gcp.At(schemas.FS), func(c *gcp.Cloud) (serve.Face, error) {
 		s := &Service{Store: c.Backend, Env: c.Env, Door: serve.NewDoor(c.Backend, c.Env, c.Held["pseudonym"], gcp.Proxies),
 			Sealer: envelope.NewSealer(gcp.Closing(c.KMS, "outer")), Inner: gcp.Public(c.KMS, "inner")}
-		return serve.Mux(s.Routes), nil
+		return s.Door.Mux(s.Routes), nil
 	}))
 }

@@ -25,7 +25,8 @@ type Service struct {
 
 // Routes registers what the investor's page calls.
 func (s *Service) Routes(mux *http.ServeMux) {
-	s.Door.Investor(mux, "GET /seal/key", s.key)
+	s.Door.Investor(mux, "GET /seal/key", s.key, serve.Text("kids", "name the keys that you know by their thumbprints, with commas between", 2048),
+		serve.ID("challenge", domain.ParseID[domain.ChallengeID]))
 	s.Door.Investor(mux, "POST /seal", s.seal)
 	s.Door.Investor(mux, "POST /seal/again", s.again)
 }
@@ -48,12 +49,11 @@ type publicKey envelope.JWK
 // takes no other key: what is answered here is never trusted alone. With it goes what is to be sealed: the connection's
 // next login, or the next code for the challenge that is named. Nothing is written, however often it is asked.
 func (s *Service) key(ctx context.Context, c *serve.Call) (serve.Answer, error) {
-	query := c.Request.URL.Query()
-	jwk, err := s.Inner.Among(strings.Split(query.Get("kids"), ","))
+	jwk, err := s.Inner.Among(strings.Split(c.Param("kids"), ","))
 	if err != nil {
 		return serve.Answer{}, err
 	}
-	next, err := s.next(ctx, c, query.Get("challenge"))
+	next, err := s.next(ctx, c, c.Param("challenge"))
 	if err != nil {
 		return serve.Answer{}, err
 	}
@@ -69,9 +69,6 @@ func (s *Service) next(ctx context.Context, c *serve.Call, challenge string) (do
 		conn := &domain.Connection{ID: c.Visit.ConnectionID}
 		err := s.Store.Get(ctx, conn)
 		return conn.NextSealing(s.Env), err
-	}
-	if _, err := domain.ParseID[domain.ChallengeID](challenge); err != nil {
-		return domain.Sealing{}, domain.Invalidf("/challenge", "send the identifier of the challenge that is shown")
 	}
 	found := &domain.Challenge{ID: domain.ChallengeID(challenge)}
 	if err := domain.IgnoreNotFound(s.Store.Get(ctx, found)); err != nil {

@@ -25,6 +25,8 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
+
+	"sluis.internal/shared/observe"
 )
 
 // options stand before every command.
@@ -75,7 +77,8 @@ func main() {
 		stop()
 		os.Exit(2)
 	}
-	slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level(c.LogLevel, parsed.Command()), ReplaceAttr: cloudNames})))
+	slog.SetDefault(slog.New(observe.Requests(slog.NewJSONHandler(os.Stderr,
+		&slog.HandlerOptions{Level: level(c.LogLevel, parsed.Command()), ReplaceAttr: cloudNames}))))
 	if err := withoutCore(); err != nil {
 		slog.Warn(err.Error())
 	}

@@ -188,6 +188,9 @@ const (
 	KeyRevoked KeyState = "revoked"
 )
 
+// KeyStates lists every state.
+var KeyStates = []KeyState{KeyActive, KeyRevoked}
+
 // KeyMoves is the law of KeyState.
 var KeyMoves = Moves[KeyState]{KeyActive: {KeyRevoked}, KeyRevoked: {}}
 

@@ -42,6 +42,10 @@ const (
 	ConnectionRemoved  ConnectionState = "removed"              // over; nothing is left but this line
 )
 
+// ConnectionStates lists every state.
+var ConnectionStates = []ConnectionState{ConnectionPending, ConnectionAwaiting, ConnectionBusy, ConnectionSCA, ConnectionActive, ConnectionPaused,
+	ConnectionRemoved}
+
 // ConnectionMoves is the law of ConnectionState.
 var ConnectionMoves = Moves[ConnectionState]{
 	ConnectionPending:  {ConnectionAwaiting, ConnectionRemoved},

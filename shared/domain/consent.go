@@ -72,6 +72,9 @@ const (
 	ConsentTerminated ConsentState = "terminated" // ended by the client (terminatedByTpp)
 )
 
+// ConsentStates lists every state.
+var ConsentStates = []ConsentState{ConsentReceived, ConsentValid, ConsentRejected, ConsentExpired, ConsentRevoked, ConsentTerminated}
+
 // ConsentMoves is the law of ConsentState.
 var ConsentMoves = Moves[ConsentState]{
 	ConsentReceived:   {ConsentValid, ConsentRejected, ConsentExpired, ConsentTerminated},
@@ -125,34 +128,47 @@ func (c *Consent) SavingFor(p Product) Saving {
 
 // Validate checks everything a client may set in a new consent; now is when it asks.
 func (c *Consent) Validate(now Time) error {
-	switch {
-	case !refShape(c.InvestorRef):
-		return Invalidf("/investor_ref", "want 1 to 64 letters, digits or . _ : - that name the investor to you; no e-mail address or name")
-	case !slices.Contains(PurposeCodes, c.Purpose.Code):
-		return Invalidf("/purpose/code", "want one of %q", PurposeCodes)
-	case len([]rune(c.Purpose.Text)) > 280:
-		return Invalidf("/purpose/text", "want at most 280 characters")
-	case len(c.Products) == 0:
-		return Invalidf("/products", "name at least one product")
-	case c.Access != AccessOnce && c.Access != AccessRecurring:
-		return Invalidf("/access", "want one_off or recurring")
-	case !c.ExpiresAt.After(now):
-		return Invalidf("/expires_at", "want a time in the future")
-	case c.ExpiresAt.After(now.Add(MaxConsent)):
-		return Invalidf("/expires_at", "want at most 180 days from now")
-	case !slices.Contains(Languages, c.Language):
-		return Invalidf("/language", "want one of %q", Languages)
-	case len(c.Advisors) > 20:
-		return Invalidf("/advisors", "want at most 20 advisors")
-	case len(c.Custodians) > 100:
-		return Invalidf("/custodians", "want at most 100 custodians")
+	var f Faults
+	if !refShape(c.InvestorRef) {
+		f.Add("/investor_ref", "want 1 to 64 letters, digits or . _ : - that name the investor to you; no e-mail address or name")
+	}
+	if !slices.Contains(PurposeCodes, c.Purpose.Code) {
+		f.Add("/purpose/code", "want one of %q", PurposeCodes)
+	}
+	if len([]rune(c.Purpose.Text)) > 280 {
+		f.Add("/purpose/text", "want at most 280 characters")
+	}
+	c.validateProducts(&f)
+	if c.Access != AccessOnce && c.Access != AccessRecurring {
+		f.Add("/access", "want one_off or recurring")
+	}
+	if !c.ExpiresAt.After(now) {
+		f.Add("/expires_at", "want a time in the future")
+	}
+	if c.ExpiresAt.After(now.Add(MaxConsent)) {
+		f.Add("/expires_at", "want at most 180 days from now")
+	}
+	if !slices.Contains(Languages, c.Language) {
+		f.Add("/language", "want one of %q", Languages)
+	}
+	if len(c.Advisors) > 20 {
+		f.Add("/advisors", "want at most 20 advisors")
+	}
+	if len(c.Custodians) > 100 {
+		f.Add("/custodians", "want at most 100 custodians")
+	}
+	return f.Err()
+}
+
+func (c *Consent) validateProducts(f *Faults) {
+	if len(c.Products) == 0 {
+		f.Add("/products", "name at least one product")
 	}
 	for i, p := range c.Products {
 		if !slices.Contains(Products, p) || slices.Contains(c.Products[:i], p) {
-			return Invalidf("/products", "want each of %q at most once", Products)
+			f.Add("/products", "want each of %q at most once", Products)
 		}
 	}
-	return nil
 }
 
 // ValidateReturn checks that the return address stands on one of the client's declared origins.

@@ -33,6 +33,7 @@ type Error struct {
 	Field      string // the input at fault as a JSON pointer or parameter name, where one is
 	Message    string
 	RetryAfter time.Duration
+	Faults     []Fault // of an Invalid input with several: all of them; see All
 	Err        error
 }
 

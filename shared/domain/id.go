@@ -30,6 +30,7 @@ type (
 	EventID        string // msg_…
 	InstallationID string // inst_…
 	ShardID        string // shr_…
+	RequestID      string // req_…
 )
 
 // CustodianID names a row of custodians.json, for example "comdirect".
@@ -52,6 +53,7 @@ func (ErasureID) prefix() string      { return "era" }
 func (EventID) prefix() string        { return "msg" }
 func (InstallationID) prefix() string { return "inst" }
 func (ShardID) prefix() string        { return "shr" }
+func (RequestID) prefix() string      { return "req" }
 
 // identifier is any of the identifier types above.
 type identifier interface {

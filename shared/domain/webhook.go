@@ -210,6 +210,9 @@ const (
 	DeliveryCancelled DeliveryState = "cancelled" // the endpoint was removed or disabled, or the consent ended
 )
 
+// DeliveryStates lists every state.
+var DeliveryStates = []DeliveryState{DeliveryWaiting, DeliveryPending, DeliveryDelivered, DeliveryFailed, DeliveryCancelled}
+
 // DeliveryMoves is the law of DeliveryState. A replay makes any ended delivery pending again.
 var DeliveryMoves = Moves[DeliveryState]{
 	DeliveryWaiting:   {DeliveryPending, DeliveryCancelled},

@@ -193,6 +193,9 @@ func Tell(ctx context.Context, client *http.Client, address string, v any) error
 // err is the error that a problem was made of, as far as it tells.
 func (p Problem) err(h http.Header) error {
 	e := &domain.Error{Kind: domain.Internal, Code: p.Code, Message: p.Detail, Field: p.Field}
+	if len(p.Errors) > 1 || len(p.Errors) == 1 && p.Errors[0].Code != p.Code {
+		e.Faults = p.Errors
+	}
 	for kind, status := range statuses {
 		if status == p.Status {
 			e.Kind = kind
@@ -237,6 +240,8 @@ func Lazy[C any](open func(context.Context) (C, error), wire func(C) (Face, erro
 			slog.ErrorContext(r.Context(), "the function does not open", "error", err)
 			secure(w.Header())
 			w.Header().Set("Strict-Transport-Security", "max-age=63072000; includeSubDomains")
+			identify(w, r, domain.Env{})
+			NewLimits(PerMinute).show(w, "", domain.Env{}.Now())
 			WriteProblem(w, &domain.Error{Kind: domain.Unavailable, Code: "starting", Message: "try again", RetryAfter: time.Second})
 			return
 		}
@@ -262,10 +267,10 @@ func collectLater() {
 }
 
 // Mux is a function's own face: its routes, and problems for everything else.
-func Mux(register ...func(*http.ServeMux)) Face {
+func (d *Door) Mux(register ...func(*http.ServeMux)) Face {
 	mux := http.NewServeMux()
 	for _, r := range register {
 		r(mux)
 	}
-	return Known(mux, nil)
+	return d.Known(mux, nil)
 }

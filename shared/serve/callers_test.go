@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -207,7 +208,7 @@ func TestTell(t *testing.T) {
 
 func same(a, b error) bool {
 	var x, y *domain.Error
-	return errors.As(a, &x) && errors.As(b, &y) && *x == *y
+	return errors.As(a, &x) && errors.As(b, &y) && reflect.DeepEqual(x, y)
 }
 
 // TestLazy: a home that does not open is tried again, one that opened is kept.
@@ -222,7 +223,7 @@ func TestLazy(t *testing.T) {
 		if wired++; wired == 1 {
 			return nil, errors.New("not yet")
 		}
-		return serve.Mux(), nil
+		return (&serve.Door{}).Mux(), nil
 	})
 	var said []int
 	for range 4 {
@@ -245,7 +246,7 @@ func TestTracesOfCallers(t *testing.T) {
 	seen := ""
 	note := func(ctx context.Context) { seen = trace.SpanContextFromContext(ctx).TraceID().String() }
 	told := serve.Told(h, func(ctx context.Context, _ struct{}) error { note(ctx); return nil })
-	open := serve.Mux(func(mux *http.ServeMux) {
+	open := (&serve.Door{}).Mux(func(mux *http.ServeMux) {
 		mux.HandleFunc("POST /", func(_ http.ResponseWriter, r *http.Request) { note(r.Context()) })
 	})
 	for _, c := range []struct {

@@ -28,7 +28,7 @@ func TestAnswerGoesFirst(t *testing.T) {
 		m.HandleFunc("GET /problem", func(w http.ResponseWriter, _ *http.Request) { WriteProblem(w, domain.ErrNotFound) })
 	}
 	s := httptest.NewServer(http.HandlerFunc(Lazy(func(context.Context) (*busyHome, error) { return b, nil },
-		func(*busyHome) (Face, error) { return Mux(mux), nil })))
+		func(*busyHome) (Face, error) { return (&Door{}).Mux(mux), nil })))
 	t.Cleanup(s.Close)
 	t.Cleanup(func() { close(b.leave) }) // or whoever still waits would do so for ever
 	client := &http.Client{Timeout: 10 * time.Second}

@@ -42,14 +42,41 @@ func (l *Limits) take(w http.ResponseWriter, who string, now domain.Time) error 
 	}
 	c := l.caller(who, now)
 	allowed := c.bucket.AllowN(now.Time, 1)
-	left := max(c.bucket.TokensAt(now.Time), 0)
-	reset := int((time.Duration((float64(l.perMinute)-left)*float64(l.perToken())) + time.Second - 1) / time.Second)
-	w.Header().Set("RateLimit-Policy", fmt.Sprintf(`"default";q=%d;w=60`, l.perMinute))
-	w.Header().Set("RateLimit", fmt.Sprintf(`"default";r=%d;t=%d`, int(left), reset))
+	l.say(w, c.bucket.TokensAt(now.Time))
 	if !allowed {
 		return l.refusal()
 	}
 	return nil
+}
+
+// show says what who has left, and counts nothing.
+func (l *Limits) show(w http.ResponseWriter, who string, now domain.Time) {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	c := l.callers[who]
+	l.mu.Unlock()
+	left := float64(l.perMinute)
+	if c != nil {
+		left = c.bucket.TokensAt(now.Time)
+	}
+	l.say(w, left)
+}
+
+// say sets the headers for somebody who has so much left.
+func (l *Limits) say(w http.ResponseWriter, left float64) {
+	left = max(left, 0)
+	reset := int((time.Duration((float64(l.perMinute)-left)*float64(l.perToken())) + time.Second - 1) / time.Second)
+	w.Header().Set("RateLimit-Policy", fmt.Sprintf(`"default";q=%d;w=60`, l.perMinute))
+	w.Header().Set("RateLimit", fmt.Sprintf(`"default";r=%d;t=%d`, int(left), reset))
+}
+
+// show says what the caller's network address has left, until we know who calls.
+func (d *Door) show(w http.ResponseWriter, r *http.Request) {
+	if w.Header().Get("RateLimit") == "" {
+		d.Limits.show(w, "address:"+d.Network(r), d.Env.Now())
+	}
 }
 
 // count counts one against who.

@@ -22,6 +22,7 @@ func observed(h http.Handler) http.Handler {
 			h.ServeHTTP(w, r)
 			return
 		}
+		span.Request(observe.Request(r.Context()))
 		out := &noted{ResponseWriter: w}
 		r = r.WithContext(ctx)
 		defer func() { // also if h panics, with no status then

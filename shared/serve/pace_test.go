@@ -164,7 +164,7 @@ func TestLost(t *testing.T) {
 	b := newBed(t, 0)
 	inner := http.NewServeMux()
 	b.door.Public(inner, "GET /page", give("page"))
-	b.mux.Handle("/", serve.Known(inner, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	b.mux.Handle("/", b.door.Known(inner, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusNotFound)
 		_, _ = w.Write([]byte("lost"))
 	})))
@@ -183,7 +183,7 @@ func TestUnknownRoutes(t *testing.T) {
 	inner := http.NewServeMux()
 	inner.Handle("GET /v1/things/{id}", own)
 	inner.Handle("POST /v1/things/{id}", own)
-	b.mux.Handle("/", serve.Known(inner, nil))
+	b.mux.Handle("/", b.door.Known(inner, nil))
 	for _, c := range []struct {
 		method, path string
 		status       int

@@ -31,6 +31,9 @@ type Problem struct {
 	Code   string `json:"code"`
 	Detail string `json:"detail,omitempty"`
 	Field  string `json:"field,omitempty"`
+
+	Errors    []domain.Fault `json:"errors,omitempty"`     // of an input: everything that is wrong with it, the first one first
+	RequestID string         `json:"request_id,omitempty"` // which request it was
 }
 
 // ProblemOf is what may be shown of err. Of an internal error nothing is.
@@ -40,7 +43,11 @@ func ProblemOf(err error) Problem {
 		e = &domain.Error{Kind: domain.Internal, Code: "internal", Message: "something failed on our side; try again, and tell us if it stays"}
 	}
 	status := statuses[e.Kind]
-	return Problem{Type: "about:blank", Title: http.StatusText(status), Status: status, Code: e.Code, Detail: e.Message, Field: e.Field}
+	p := Problem{Type: "about:blank", Title: http.StatusText(status), Status: status, Code: e.Code, Detail: e.Message, Field: e.Field}
+	if e.Kind == domain.Invalid {
+		p.Errors = e.All()
+	}
+	return p
 }
 
 // WriteProblem answers with err as application/problem+json and returns the status.
@@ -58,6 +65,7 @@ func WriteProblem(w http.ResponseWriter, err error) int {
 }
 
 func writeProblem(w http.ResponseWriter, p Problem) {
+	p.RequestID = w.Header().Get(requestHeader)
 	body, err := Marshal(p)
 	if err != nil { // it is made of strings, which cannot fail
 		body = []byte("{}")

@@ -5,11 +5,11 @@
 package serve
 
 import (
-	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"mime"
 	"net/http"
@@ -38,6 +38,7 @@ type Door struct {
 	Proxies int           // how many trusted proxies stand before us and append to X-Forwarded-For
 	Log     *slog.Logger  // nil means slog.Default
 	looks   looks
+	routes  []Route // registered so far
 }
 
 // NewDoor makes the door of a deployed function, with the usual pace for each caller.
@@ -55,6 +56,7 @@ type Call struct {
 	Origin    string           // commitment to the network address, for the audit entry
 	Once      domain.Idempotent
 	Request   *http.Request
+	query     url.Values
 	body      []byte
 }
 
@@ -63,13 +65,15 @@ type Answer struct {
 	Status   int
 	Location string
 	Body     any
+	Tagged   bool // the body never changes: it has an ETag, and who has it already gets 304
 }
 
 // Endpoint handles one call.
 type Endpoint func(ctx context.Context, c *Call) (Answer, error)
 
-// API registers an endpoint of the client API for API keys of the given roles.
-func (d *Door) API(mux *http.ServeMux, pattern string, roles []domain.Role, fn Endpoint) {
+// API registers an endpoint of the client API for API keys of the given roles, with the query parameters that it takes.
+func (d *Door) API(mux *http.ServeMux, pattern string, roles []domain.Role, fn Endpoint, takes ...Parameter) {
+	d.takes(pattern, takes)
 	mux.Handle(pattern, d.guarded(func(w http.ResponseWriter, r *http.Request) (Answer, error) {
 		principal, err := d.authenticate(w, r)
 		if err != nil {
@@ -78,7 +82,7 @@ func (d *Door) API(mux *http.ServeMux, pattern string, roles []domain.Role, fn E
 		if err := d.may(r, principal, roles); err != nil {
 			return Answer{}, err
 		}
-		c, err := d.call(w, r)
+		c, err := d.call(w, r, takes)
 		if err != nil {
 			return Answer{}, err
 		}
@@ -88,14 +92,14 @@ func (d *Door) API(mux *http.ServeMux, pattern string, roles []domain.Role, fn E
 }
 
 // KeyAPI is API for what changes keys: for a client's keys that may administer them, and for any key about itself.
-func (d *Door) KeyAPI(mux *http.ServeMux, pattern string, fn Endpoint) {
+func (d *Door) KeyAPI(mux *http.ServeMux, pattern string, fn Endpoint, takes ...Parameter) {
 	d.API(mux, pattern, []domain.Role{domain.RoleClient}, func(ctx context.Context, c *Call) (Answer, error) {
 		self := c.Request.Method == http.MethodDelete && c.Request.PathValue("key") == string(c.Principal.KeyID)
 		if !c.Principal.Admin && !self {
 			return Answer{}, d.Refuse(c, c.Request.Pattern, errKeyRight)
 		}
 		return fn(ctx, c)
-	})
+	}, takes...)
 }
 
 var (
@@ -142,7 +146,8 @@ func (d *Door) Refuse(c *Call, subject string, refusal *domain.Error) error {
 }
 
 // Investor registers an endpoint for a visiting investor's browser scripts.
-func (d *Door) Investor(mux *http.ServeMux, pattern string, fn Endpoint) {
+func (d *Door) Investor(mux *http.ServeMux, pattern string, fn Endpoint, takes ...Parameter) {
+	d.takes(pattern, takes)
 	mux.Handle(pattern, d.guarded(func(w http.ResponseWriter, r *http.Request) (Answer, error) {
 		visit, err := d.Visiting(r)
 		if err != nil {
@@ -151,7 +156,7 @@ func (d *Door) Investor(mux *http.ServeMux, pattern string, fn Endpoint) {
 		if err := d.Limits.take(w, "visit:"+visit.Hash, d.Env.Now()); err != nil {
 			return Answer{}, err
 		}
-		c, err := d.call(w, r)
+		c, err := d.call(w, r, takes)
 		if err != nil {
 			return Answer{}, err
 		}
@@ -161,12 +166,13 @@ func (d *Door) Investor(mux *http.ServeMux, pattern string, fn Endpoint) {
 }
 
 // Public registers an endpoint that anyone may call, limited by network address.
-func (d *Door) Public(mux *http.ServeMux, pattern string, fn Endpoint) {
+func (d *Door) Public(mux *http.ServeMux, pattern string, fn Endpoint, takes ...Parameter) {
+	d.takes(pattern, takes)
 	mux.Handle(pattern, d.guarded(func(w http.ResponseWriter, r *http.Request) (Answer, error) {
 		if err := d.Limits.take(w, "address:"+d.Network(r), d.Env.Now()); err != nil {
 			return Answer{}, err
 		}
-		c, err := d.call(w, r)
+		c, err := d.call(w, r, takes)
 		if err != nil {
 			return Answer{}, err
 		}
@@ -176,13 +182,17 @@ func (d *Door) Public(mux *http.ServeMux, pattern string, fn Endpoint) {
 
 // Stream registers a handler for a visiting investor's browser that writes its own answer: a picture, an event
 // stream. An error that it returns before it has written anything is answered as a problem.
-func (d *Door) Stream(mux *http.ServeMux, pattern string, fn func(http.ResponseWriter, *http.Request, *domain.Visit) error) {
+func (d *Door) Stream(mux *http.ServeMux, pattern string, fn func(http.ResponseWriter, *http.Request, *domain.Visit) error, takes ...Parameter) {
+	d.takes(pattern, takes)
 	mux.Handle(pattern, d.guarded(func(w http.ResponseWriter, r *http.Request) (Answer, error) {
 		visit, err := d.Visiting(r)
 		if err != nil {
 			return Answer{}, err
 		}
 		if err := d.Limits.take(w, "visit:"+visit.Hash, d.Env.Now()); err != nil {
+			return Answer{}, err
+		}
+		if _, err := query(r, takes); err != nil {
 			return Answer{}, err
 		}
 		return Answer{Status: answered}, fn(w, r, visit)
@@ -199,6 +209,8 @@ func (d *Door) guarded(fn func(http.ResponseWriter, *http.Request) (Answer, erro
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start, out, status := time.Now(), &sender{ResponseWriter: w}, 0
 		secure(w.Header())
+		r = identify(w, r, d.Env)
+		d.show(w, r)
 		defer func() {
 			v := recover()
 			if v != nil && v != http.ErrAbortHandler {
@@ -220,7 +232,7 @@ func (d *Door) guarded(fn func(http.ResponseWriter, *http.Request) (Answer, erro
 			a, err = fn(out, r)
 		}
 		if status = a.Status; err == nil && status != answered {
-			status, err = a.write(out)
+			status, err = a.write(out, r)
 		}
 		if err != nil {
 			status = d.fail(out, r, err)
@@ -270,13 +282,6 @@ func (s *sender) Write(b []byte) (int, error) {
 // Unwrap lets http.ResponseController reach what can flush and set deadlines.
 func (s *sender) Unwrap() http.ResponseWriter { return s.ResponseWriter }
 
-func (d *Door) logger() *slog.Logger {
-	if d.Log == nil {
-		return slog.Default()
-	}
-	return d.Log
-}
-
 // panicSite is where the panic began: function and line, never the value, which may hold a secret.
 func panicSite() string {
 	pc := make([]uintptr, 16)
@@ -289,8 +294,8 @@ func panicSite() string {
 	}
 }
 
-// write sends the answer and returns its status. It fails before anything is sent, or not at all.
-func (a Answer) write(w http.ResponseWriter) (int, error) {
+// write sends the answer to r and returns its status. It fails before anything is sent, or not at all.
+func (a Answer) write(w http.ResponseWriter, r *http.Request) (int, error) {
 	var body []byte
 	if a.Body != nil {
 		var err error
@@ -307,8 +312,24 @@ func (a Answer) write(w http.ResponseWriter) (int, error) {
 			a.Status = http.StatusNoContent
 		}
 	}
+	if a.Tagged && tagged(w, r, body) {
+		a.Status, body = http.StatusNotModified, nil
+	}
 	send(w, a.Status, "application/json", body)
 	return a.Status, nil
+}
+
+// tagged sets the ETag of a body, and reports whether the caller has that body already (RFC 9110, sections 8.8.3, 13.1.2).
+func tagged(w http.ResponseWriter, r *http.Request, body []byte) bool {
+	sum := sha256.Sum256(body)
+	tag := `"` + base64.RawURLEncoding.EncodeToString(sum[:16]) + `"`
+	w.Header().Set("ETag", tag)
+	for _, has := range strings.Split(strings.Join(r.Header.Values("If-None-Match"), ","), ",") {
+		if has = strings.TrimSpace(has); has == "*" || strings.TrimPrefix(has, "W/") == tag {
+			return true
+		}
+	}
+	return false
 }
 
 // send writes an answer; a nil body means none.
@@ -390,12 +411,16 @@ func (d *Door) active(r *http.Request, key *domain.APIKey, p domain.Principal) e
 	return nil
 }
 
-// call reads the body and the headers that every handler may need.
-func (d *Door) call(w http.ResponseWriter, r *http.Request) (*Call, error) {
+// call reads the query, the body and the headers that every handler may need.
+func (d *Door) call(w http.ResponseWriter, r *http.Request, takes []Parameter) (*Call, error) {
 	if err := unambiguous(r); err != nil {
 		return nil, err
 	}
-	c := &Call{Request: r, Origin: d.Commitment(r)}
+	sent, err := query(r, takes)
+	if err != nil {
+		return nil, err
+	}
+	c := &Call{Request: r, Origin: d.Commitment(r), query: sent}
 	if r.Method == http.MethodPost || r.Method == http.MethodPut || r.Method == http.MethodPatch {
 		body, err := readBody(w, r)
 		if err != nil {
@@ -404,8 +429,8 @@ func (d *Door) call(w http.ResponseWriter, r *http.Request) (*Call, error) {
 		c.body = body
 	}
 	key := r.Header.Get("Idempotency-Key")
-	if len(key) > 128 {
-		return nil, domain.Invalidf("Idempotency-Key", "want at most 128 characters")
+	if sent := r.Header.Values("Idempotency-Key"); len(key) > 128 || len(sent) > 0 && strings.TrimSpace(key) == "" {
+		return nil, domain.Invalidf("Idempotency-Key", "want 1 to 128 characters, and not spaces alone; leave the header out to have no key")
 	}
 	if key != "" {
 		c.Once = domain.Idempotent{Key: key, Request: slices.Concat([]byte(r.Method+" "+r.URL.Path+"\n"), c.body)}
@@ -433,91 +458,14 @@ func Media(r *http.Request, want string) error {
 // onceOnly are headers of which two would let us and whoever stands before us read different requests.
 var onceOnly = []string{"Authorization", "Content-Type", "Content-Encoding", "Idempotency-Key"}
 
-// unambiguous refuses what could be read in two ways: a header or a parameter that stands twice, and a query that does
-// not parse, of which a part would silently be left out.
+// unambiguous refuses what could be read in two ways: a header that stands twice.
 func unambiguous(r *http.Request) error {
 	for _, name := range onceOnly {
 		if len(r.Header.Values(name)) > 1 {
 			return domain.Invalidf(name, "send this header once")
 		}
 	}
-	query, err := url.ParseQuery(r.URL.RawQuery)
-	if err != nil {
-		return &domain.Error{Kind: domain.Invalid, Code: "invalid_query", Field: "query", Message: "the query is malformed; write every character but letters and digits as % and two hexadecimal digits"}
-	}
-	for name, sent := range query {
-		if len(sent) > 1 {
-			return domain.Invalidf(name, "send this parameter once")
-		}
-	}
 	return nil
-}
-
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	if err := Media(r, "application/json"); err != nil {
-		return nil, err
-	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, MaxBody))
-	if err != nil {
-		var tooLarge *http.MaxBytesError
-		if errors.As(err, &tooLarge) {
-			return nil, &domain.Error{Kind: domain.TooLarge, Code: "body_too_large", Message: "send at most 64 KiB"}
-		}
-		if errors.Is(err, errSlow) {
-			return nil, errSlow
-		}
-		return nil, &domain.Error{Kind: domain.Invalid, Code: "body_unreadable", Message: "the body broke off; send it again", Err: err}
-	}
-	return body, nil
-}
-
-// Decode reads the body into v: strict JSON, no unknown or duplicate members, no null, nothing after it. The error
-// names the member at fault. An empty body leaves v as it is.
-func (c *Call) Decode(v any) error {
-	if len(c.body) == 0 {
-		return nil
-	}
-	err := jsonv2.Unmarshal(c.body, v, jsonv2.RejectUnknownMembers(true))
-	if err == nil {
-		return refuseNull(c.body)
-	}
-	var own *domain.Error
-	if errors.As(err, &own) {
-		return own
-	}
-	var semantic *jsonv2.SemanticError
-	if errors.As(err, &semantic) {
-		if errors.Is(err, jsonv2.ErrUnknownName) {
-			return domain.Invalidf(string(semantic.JSONPointer), "there is no such member; leave it out")
-		}
-		if semantic.JSONPointer == "" {
-			return domain.Invalidf("", "the body has the wrong form; send one JSON object")
-		}
-		return domain.Invalidf(string(semantic.JSONPointer), "this has the wrong type or form; send it as the description of the API says")
-	}
-	var syntax *jsontext.SyntacticError
-	if errors.As(err, &syntax) {
-		if errors.Is(err, jsontext.ErrDuplicateName) {
-			return domain.Invalidf(string(syntax.JSONPointer), "this member stands twice; send it once")
-		}
-		return &domain.Error{Kind: domain.Invalid, Code: "invalid_json", Field: string(syntax.JSONPointer), Message: fmt.Sprintf("the body is not JSON; it goes wrong at byte %d. Send one JSON object in UTF-8", syntax.ByteOffset)}
-	}
-	return &domain.Error{Kind: domain.Invalid, Code: "invalid_json", Message: "the body is not JSON; send one JSON object in UTF-8", Err: err}
-}
-
-// refuseNull finds a null in valid JSON. No member may be null: to leave it out says the same, and a null that was taken
-// for a default would hide a mistake.
-func refuseNull(body []byte) error {
-	d := jsontext.NewDecoder(bytes.NewReader(body))
-	for {
-		token, err := d.ReadToken()
-		if err != nil {
-			return nil // its end: it was read before
-		}
-		if token.Kind() == 'n' {
-			return domain.Invalidf(string(d.StackPointer()), "null says nothing here; leave the member out of the object")
-		}
-	}
 }
 
 // List is a page of a list as the API gives it. Next, where there is one, is the cursor of the page after.
@@ -560,20 +508,4 @@ func messageOf(err error) string {
 		return e.Message
 	}
 	return "this is not an identifier"
-}
-
-// Paging reads the query parameters limit (1 to 1000, default 100) and cursor.
-func (c *Call) Paging() (limit int, cursor string, err error) {
-	limit, q := 100, c.Request.URL.Query()
-	if text := q.Get("limit"); text != "" {
-		limit, err = strconv.Atoi(text)
-		if err != nil || limit < 1 || limit > 1000 {
-			return 0, "", domain.Invalidf("limit", "want 1 to 1000")
-		}
-	}
-	cursor = q.Get("cursor")
-	if len(cursor) > 512 {
-		return 0, "", domain.Invalidf("cursor", "use the cursor of the page before, unchanged")
-	}
-	return limit, cursor, nil
 }

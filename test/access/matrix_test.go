@@ -363,6 +363,9 @@ func (m *matrix) with(op contract.Operation, c caller, s slot, body, value strin
 	return r
 }
 
+// requestID is the name of a request, which no two have in common.
+var requestID = regexp.MustCompile(`req_[0-9a-hjkmnp-tv-z]{26}`)
+
 // effort sends a request and gives its answer, and what was done for it, in a form that can be compared.
 func (m *matrix) effort(c caller, r request) (answer, did string) {
 	m.Helper()
@@ -376,6 +379,7 @@ func (m *matrix) effort(c caller, r request) (answer, did string) {
 	}
 	h := a.Header().Clone()
 	h.Del("RateLimit")
+	h.Del("Request-Id")
 	if a.Code == http.StatusNotFound && len(denials(fresh, c)) == 0 {
 		m.Errorf("%s %s %s as %s: the denial was not recorded", r.method, r.path, r.body, c.column)
 	}
@@ -385,7 +389,8 @@ func (m *matrix) effort(c caller, r request) (answer, did string) {
 			made--
 		}
 	}
-	return fmt.Sprintf("%d %s %v", a.Code, a.Body, h), fmt.Sprintf("%d commits, %d denials recorded", made, len(denials(fresh, c)))
+	answer = requestID.ReplaceAllString(a.Body.String(), "req_")
+	return fmt.Sprintf("%d %s %v", a.Code, answer, h), fmt.Sprintf("%d commits, %d denials recorded", made, len(denials(fresh, c)))
 }
 
 // foreignCursor begins a list where a page of another tenant's same list ended: nothing of that may be seen.

@@ -161,8 +161,10 @@ func (h *house) request(status int, method, template, target, body string) map[s
 	if status < 300 {
 		h.called[method+" "+template] = true
 	}
-	if strings.HasPrefix(template, "/v1/") && status != 401 && w.Header().Get("RateLimit") == "" {
-		h.t.Errorf("%s %s: no RateLimit", method, template)
+	for _, name := range []string{"RateLimit", "RateLimit-Policy", "Request-Id"} {
+		if w.Header().Get(name) == "" {
+			h.t.Errorf("%s %s %d: no %s", method, template, w.Code, name)
+		}
 	}
 	var out map[string]any
 	if strings.Contains(w.Header().Get("Content-Type"), "json") {

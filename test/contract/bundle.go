@@ -22,6 +22,7 @@ import (
 //     and answers in Answer.
 //   - A path with x-each becomes one path for each value of a parameter, so that each has answers of one type.
 //   - Conditions are left out, and constants, choices of lists and defaults are put more simply; see plain.
+//   - Every answer has the headers that every answer has; see everywhere.
 //   - What we answer may have members that are not described; see open.
 func Bundle(files fs.FS) ([]byte, error) {
 	b := &bundler{files: files, read: map[string]map[string]any{}, from: map[string]string{}, taken: map[string]any{}}
@@ -49,6 +50,7 @@ func Bundle(files fs.FS) ([]byte, error) {
 		}
 		components[section] = suffixed
 	}
+	everywhere(document)
 	plain(document, document, "")
 	open(document)
 	var out bytes.Buffer

@@ -145,6 +145,12 @@ func TestWhatIsSentIsClosedAndWhatIsAnsweredOpen(t *testing.T) {
 	}
 }
 
+// everyHeader is what every answer says of its headers.
+const everyHeader = `"headers": {
+	"RateLimit": {"description": "What is left: \"default\";r=requests;t=seconds until full again.", "schema": {"type": "string"}},
+	"RateLimit-Policy": {"description": "The limit: \"default\";q=requests;w=seconds.", "schema": {"type": "string"}},
+	"Request-Id": {"description": "Our name for the request: tell it when you ask about the answer.", "schema": {"type": "string"}}}, `
+
 func TestBundle(t *testing.T) {
 	const head = "openapi: 3.1.0\nwebhooks: {}\n"
 	for name, c := range map[string]struct{ api, words, want string }{
@@ -186,7 +192,7 @@ components:
 			`{}`,
 			`{"openapi": "3.1.0", "webhooks": {}, "paths": {"/a": {"get": {"parameters": [{"$ref": "#/components/parameters/AParameter"}],
 				"responses": {"default": {"$ref": "#/components/responses/AAnswer"}}}}}, "components": {"schemas": {"A": {"type": "object"}},
-				"parameters": {"AParameter": {"name": "a"}}, "responses": {"AAnswer": {"schema": {"$ref": "#/components/schemas/A"}}}}}`},
+				"parameters": {"AParameter": {"name": "a"}}, "responses": {"AAnswer": {` + everyHeader + `"schema": {"$ref": "#/components/schemas/A"}}}}}`},
 		"a path for each": {
 			head + `
 paths:

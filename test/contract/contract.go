@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
 
@@ -142,10 +144,48 @@ func (c *Checker) Answer(method, template string, status int, body []byte) error
 	if err != nil {
 		return fmt.Errorf("%s: openapi.json: %w", where, err)
 	}
+	if err := times(body); err != nil {
+		return fmt.Errorf("%s: %w", where, err)
+	}
 	if status >= 400 {
 		return sameStatus(where, status, body)
 	}
 	return nil
+}
+
+// A moment looks like the first, and has the form of the second. What a custodian says in its own words may not.
+var (
+	moment   = regexp.MustCompile(`^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:`)
+	promised = regexp.MustCompile(`^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z$`)
+	ownWords = []string{"as_of", "placed", "good_till", "text", "name"}
+)
+
+// times checks that every moment in an answer is RFC 3339, in UTC, with milliseconds.
+func times(body []byte) error {
+	var value any
+	if json.Unmarshal(body, &value) != nil {
+		return nil // a stream or a picture
+	}
+	var wrong error
+	var visit func(v any, name string)
+	visit = func(v any, name string) {
+		switch v := v.(type) {
+		case map[string]any:
+			for key, member := range v {
+				visit(member, key)
+			}
+		case []any:
+			for _, member := range v {
+				visit(member, name)
+			}
+		case string:
+			if moment.MatchString(v) && !promised.MatchString(v) && !slices.Contains(ownWords, name) {
+				wrong = fmt.Errorf("%s is %q, and no time in UTC with milliseconds", name, v)
+			}
+		}
+	}
+	visit(value, "")
+	return wrong
 }
 
 // written gives the paths of openapi.json that a path of openapi.yaml became.

@@ -78,6 +78,46 @@ func values(document map[string]any, choices []any) []any {
 	return all
 }
 
+// always are the headers that every answer has.
+var always = map[string]any{
+	"Request-Id":       "Our name for the request: tell it when you ask about the answer.",
+	"RateLimit":        "What is left: \"default\";r=requests;t=seconds until full again.",
+	"RateLimit-Policy": "The limit: \"default\";q=requests;w=seconds.",
+}
+
+// everywhere describes the headers of every answer.
+func everywhere(document map[string]any) {
+	add := func(v any) {
+		answer, ok := v.(map[string]any)
+		if !ok || answer["$ref"] != nil {
+			return
+		}
+		headers, _ := answer["headers"].(map[string]any)
+		if headers == nil {
+			headers = map[string]any{}
+			answer["headers"] = headers
+		}
+		for name, description := range always {
+			if headers[name] == nil {
+				headers[name] = map[string]any{"description": description, "schema": map[string]any{"type": "string"}}
+			}
+		}
+	}
+	for _, answer := range document["components"].(map[string]any)["responses"].(map[string]any) {
+		add(answer)
+	}
+	for _, item := range document["paths"].(map[string]any) {
+		for method, operation := range item.(map[string]any) {
+			if isMethod(method) {
+				answers, _ := operation.(map[string]any)["responses"].(map[string]any)
+				for _, answer := range answers {
+					add(answer)
+				}
+			}
+		}
+	}
+}
+
 // open lets answers and webhooks have members that are not described: they may gain some, and a client that refused them
 // would break. Only what is sent to us stays closed.
 func open(document map[string]any) {

@@ -100,7 +100,7 @@ func FuzzAddress(f *testing.F) {
 	for i, r := range routes {
 		for _, query := range []string{"", "limit=1", "limit=1&cursor=" + b.cursor, "cursor=" + b.cursor, "cursor=%zz", "cursor=a;limit=2", "limit=1&limit=2",
 			"limit=-1", "limit=99999999999999999999", "limit=%00", "version=1", "version=0", "version=pf_x", "version=9223372036854775808",
-			"investor_ref=inv-1", "investor_ref=%ff", "endpoint=" + b.ids["ep"], "notice=" + b.ids["evt"], "endpoint=x", "lang=xx", "lang=fr", "left", "v=1", "%"} {
+			"investor_ref=inv-1", "investor_ref=%ff", "endpoint_id=" + b.ids["ep"], "notice_id=" + b.ids["evt"], "endpoint_id=x", "state=failed", "stat=failed", "lang=xx", "lang=fr", "left", "v=1", "%"} {
 			f.Add(uint8(i), query, "", "")
 		}
 		f.Add(uint8(i), "", strings.Repeat("0", 40), "")

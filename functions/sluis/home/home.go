@@ -256,7 +256,7 @@ func (h *Home) wire(ctx context.Context, s Settings) error {
 			return err
 		}
 	}
-	h.sites = []site{{h.api, serve.NewServer(serve.Known(front(p, "api", h.functions), nil))}, {h.pages, serve.NewServer(serve.Known(front(p, "pages", h.functions), ask.Lost()))}}
+	h.sites = []site{{h.api, serve.NewServer(door.Known(front(p, "api", h.functions), nil))}, {h.pages, serve.NewServer(door.Known(front(p, "pages", h.functions), ask.Lost()))}}
 	return nil
 }
 

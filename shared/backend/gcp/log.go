@@ -23,7 +23,7 @@ func NewLogger(w io.Writer, project string, level slog.Leveler) *slog.Logger {
 		}
 		return a
 	}})
-	return slog.New(traced{plain, plain, nil, "projects/" + project + "/traces/"})
+	return slog.New(observe.Requests(traced{plain, plain, nil, "projects/" + project + "/traces/"}))
 }
 
 // severity is Cloud Logging's word for a level.
