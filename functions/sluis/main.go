@@ -27,6 +27,7 @@ import (
 type options struct {
 	Data     string `help:"Directory of the database and the local keys: sluis-data if left out; for demo a new one that is removed afterwards." env:"SLUIS_DATA"`
 	Backend  string `help:"Where everything lies: sqlite:PATH on this machine, or gcp:PROJECT[/DATABASE] in Google Cloud, with the keys that the environment names. Empty means sluis.db in the data directory." env:"SLUIS_BACKEND"`
+	Shards   string `help:"Directory of the shards, without which no sealed document opens: shards in the data directory if left out. Keep it out of backups of the database." env:"SLUIS_SHARDS" placeholder:"DIR"`
 	LogLevel string `help:"debug, info, warn or error; warn if left out, and error for demo, whose banks fail on purpose." default:"" enum:",debug,info,warn,error" env:"SLUIS_LOG_LEVEL"`
 }
 

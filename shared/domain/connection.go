@@ -69,8 +69,10 @@ type Credential struct {
 	ClientID     ClientID        `json:"client_id"`
 	Custodian    CustodianID     `json:"custodian"`
 	State        CredentialState `json:"state"`
-	InnerKey     string          `json:"inner_key"` // kid of the first gate
-	Sealed       []byte          `json:"sealed"`    // the second gate's ciphertext of the compact JWE
+	InnerKey     string          `json:"inner_key"`     // kid of the first gate
+	Sealed       []byte          `json:"sealed"`        // the second gate's ciphertext of the compact JWE
+	Shard        ShardID         `json:"shard"`         // needed to open it
+	SessionShard ShardID         `json:"session_shard"` // needed to open the states of the sessions that it begins
 	CreatedAt    Time            `json:"created_at"`
 	TriedAt      Time            `json:"tried_at,omitzero"`
 	UpdatedAt    Time            `json:"updated_at"`
@@ -119,6 +121,7 @@ type DataKey struct {
 	ConsentID    ConsentID    `json:"consent_id"`
 	Custodian    CustodianID  `json:"custodian"`
 	Wrapped      []byte       `json:"wrapped"`
+	Shard        ShardID      `json:"shard"` // needed to unwrap it
 	CreatedAt    Time         `json:"created_at"`
 	RewrapAt     Time         `json:"rewrap_at"` // when to look whether an older version of the portfolio key wrapped it
 }

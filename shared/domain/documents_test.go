@@ -21,6 +21,7 @@ func TestDocumentsNameThemselves(t *testing.T) {
 		{&Visit{Hash: "k"}, "visit", "hash"}, {&Session{ID: "k"}, "session", "id"}, {&Challenge{ID: "k"}, "challenge", "id"},
 		{&Notice{ID: "k"}, "notice", "id"}, {&Endpoint{ID: "k"}, "endpoint", "id"}, {&Delivery{ID: "k"}, "delivery", "id"},
 		{&Once{ID: "k"}, "once", "id"}, {&Entry{ID: "k"}, "audit_entry", "id"}, {&Erasure{ID: "k"}, "erasure", "id"},
+		{&LooseShard{ID: "k"}, "loose_shard", "id"},
 	} {
 		t.Run(string(c.kind), func(t *testing.T) {
 			if c.doc.Kind() != c.kind || c.doc.Key() != "k" || seen[c.kind] {

@@ -27,6 +27,7 @@ type (
 	EntryID      string // aud_…
 	ErasureID    string // era_…
 	EventID      string // msg_…
+	ShardID      string // shr_…
 )
 
 // CustodianID names a row of custodians.json, for example "comdirect".
@@ -47,6 +48,7 @@ func (DeliveryID) prefix() string   { return "dlv" }
 func (EntryID) prefix() string      { return "aud" }
 func (ErasureID) prefix() string    { return "era" }
 func (EventID) prefix() string      { return "msg" }
+func (ShardID) prefix() string      { return "shr" }
 
 // identifier is any of the identifier types above.
 type identifier interface {

@@ -21,7 +21,7 @@ func TestIDsParseAsTheirOwnTypeOnly(t *testing.T) {
 		{"cred", id[CredentialID], parses[CredentialID]}, {"ses", id[SessionID], parses[SessionID]},
 		{"chal", id[ChallengeID], parses[ChallengeID]}, {"pf", id[PortfolioID], parses[PortfolioID]},
 		{"evt", id[NoticeID], parses[NoticeID]}, {"ep", id[EndpointID], parses[EndpointID]}, {"dlv", id[DeliveryID], parses[DeliveryID]},
-		{"aud", id[EntryID], parses[EntryID]}, {"era", id[ErasureID], parses[ErasureID]}, {"msg", id[EventID], parses[EventID]},
+		{"aud", id[EntryID], parses[EntryID]}, {"era", id[ErasureID], parses[ErasureID]}, {"msg", id[EventID], parses[EventID]}, {"shr", id[ShardID], parses[ShardID]},
 	} {
 		t.Run(c.prefix, func(t *testing.T) {
 			text := c.make()

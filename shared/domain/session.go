@@ -14,6 +14,7 @@ type Session struct {
 	ChallengeID  ChallengeID  `json:"challenge_id,omitempty"`
 	PortfolioID  PortfolioID  `json:"portfolio_id,omitempty"`
 	Sealed       []byte       `json:"sealed,omitempty"`     // the connector's state at the bank, under the session key
+	Shard        ShardID      `json:"shard,omitempty"`      // needed to open it: its credential's SessionShard
 	Records      int          `json:"records"`              // read so far, for the progress shown
 	Attempts     int          `json:"attempts"`             // how often it was claimed; fences off a worker that lost its lease
 	Retries      int          `json:"retries"`              // passing failures so far

@@ -54,6 +54,8 @@ var may = map[string][]string{
 	"shared/backend/backendtest":       {"shared/domain", "=shared/backend"},
 	"shared/backend/gcp":               {"shared/domain", "shared/observe", "=shared/backend"},
 	"shared/backend/sql":               {"shared/domain", "shared/observe", "=shared/backend"},
+	"shared/backend/local":             {"shared/domain"},
+	"shared/backend/memory":            {"shared/domain"},
 	"shared/extraction":                {"shared/domain", "shared/observe", "shared/envelope"},
 	"shared/extraction/extractiontest": {"shared/domain", "shared/extraction"},
 	"functions":                        {"shared", "schemas"},

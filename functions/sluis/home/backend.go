@@ -1,6 +1,7 @@
 package home
 
 import (
+	"cmp"
 	"context"
 	"path/filepath"
 	"strings"
@@ -34,6 +35,9 @@ type Books interface {
 
 // KeysIn is the directory of the local keys below the data directory.
 func KeysIn(data string) string { return filepath.Join(data, "keys") }
+
+// ShardsIn is the directory of the shards below the data directory, unless one is named. It is kept out of backups.
+func ShardsIn(data, named string) string { return cmp.Or(named, filepath.Join(data, "shards")) }
 
 // OpenBackend opens store and queue alone, as operator commands do. Close it after use.
 func OpenBackend(ctx context.Context, s Settings) (*Backend, error) {

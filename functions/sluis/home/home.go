@@ -29,6 +29,7 @@ import (
 	bank "sluis.internal/functions/sandbox/comdirect"
 	"sluis.internal/functions/seal"
 	"sluis.internal/functions/sweep"
+	"sluis.internal/shared/backend/local"
 	"sluis.internal/shared/domain"
 	"sluis.internal/shared/envelope"
 	"sluis.internal/shared/extraction"
@@ -40,6 +41,7 @@ import (
 type Settings struct {
 	Data    string // directory of the database, the local keys and the sandbox bank's memory
 	Backend string // sqlite:PATH or gcp:PROJECT[/DATABASE]; empty means sluis.db in Data
+	Shards  string // directory of the shards; empty means shards in Data
 	Env     domain.Env
 
 	API, Pages string           // addresses to listen on
@@ -67,7 +69,8 @@ type BankAddress struct {
 type Home struct {
 	*Backend
 	Keys     *Keys
-	Bank     *bank.Bank // nil where none runs here
+	Shards   *local.Shards // nil where they are not on this machine
+	Bank     *bank.Bank    // nil where none runs here
 	Handlers map[domain.Topic]domain.Handler
 
 	custodians []domain.Custodian
@@ -101,6 +104,11 @@ func Open(ctx context.Context, s Settings) (h *Home, err error) {
 	}
 	if h.Keys, err = b.Keys(ctx); err != nil {
 		return h, err
+	}
+	if h.cloud == nil {
+		if h.Shards, err = local.OpenShards(ShardsIn(s.Data, s.Shards)); err != nil {
+			return h, err
+		}
 	}
 	if s.Bank != "" {
 		if err := h.openBank(s); err != nil {
@@ -376,6 +384,9 @@ func (h *Home) Close() error {
 		ctx, done := context.WithTimeout(context.Background(), 5*time.Second)
 		defer done()
 		errs = append(errs, h.bankServer.Close(ctx))
+	}
+	if h.Shards != nil {
+		errs = append(errs, h.Shards.Close())
 	}
 	return errors.Join(append(errs, h.Backend.Close(), h.telemetry.Close())...)
 }
