@@ -31,6 +31,7 @@ locals {
     },
     { for key in setunion(f.close, f.open, f.shows, f.holds) : "SLUIS_KEY_${upper(key)}" => local.key_ids[key] if contains(keys(local.keys), key) },
     { for held in [join(",", [for h in f.holds : h if !contains(keys(local.keys), h)])] : "SLUIS_HOLDS" => held if held != "" },
+    length(f.shards) == 0 ? {} : { SLUIS_SHARDS = google_firestore_database.shards.name },
     { for custodian in [f.custodian] : "SLUIS_CUSTODIAN" => custodian if custodian != "" },
     { for at in [one([for c in f.calls : "https://${c}-{custodian}-${local.numbers.runtime}.${var.region}.run.app"])] : "SLUIS_ANSWER_URL" => at if at != null },
     length(local.callers[name]) == 0 ? {} : {

@@ -26,6 +26,7 @@ locals {
     close       = f.close
     open        = f.open
     shows       = try(f.shows, [])
+    shards      = try(f.shards, [])
     holds       = f.holds
   }]]) : d.name => d }
   folders = toset([for f in local.functions : f.folder]) # staged by test/stage, keys of var.sources

@@ -23,6 +23,7 @@ package erase
 import (
 	"context"
 	"crypto"
+	"errors"
 	"net/http"
 	"time"
 
@@ -30,14 +31,23 @@ import (
 	"sluis.internal/shared/serve"
 )
 
-// Service erases. Store, Env, Door and Signers must be set.
+// Copies say how long there may be copies of what was erased.
+type Copies struct {
+	Backups time.Duration // of the store; 0 means that it is not known
+	Shards  time.Duration // of shards, kept apart; 0 means that none are made
+	Memory  time.Duration // of keysets, in the memory of other processes; 0 means that there are no others
+}
+
+// Service erases. Store, Env, Door, Signers and Shards must be set.
 type Service struct {
 	Store   domain.Store
 	Env     domain.Env
 	Door    *serve.Door
 	Signers func() ([]crypto.Signer, error) // versions of the Ed25519 key of certificates, oldest first: the newest signs, all are shown
-	Backups time.Duration                   // how long backups of the store may hold copies that nobody can read
-	Forget  func(domain.ConnectionID)       // drops keysets cached in this process; nil where there are none
+	Shards  domain.ShardDestroyer
+	Copies  Copies
+	Wait    time.Duration             // how long who asked waits for banks to close their sessions; 0 means 5 s, less means not at all
+	Forget  func(domain.ConnectionID) // drops keysets cached in this process; nil where there are none
 }
 
 // Routes registers the client API and the investor's request.
@@ -57,13 +67,32 @@ func (s *Service) byClient(scope domain.ErasureScope) serve.Endpoint {
 		if err != nil {
 			return serve.Answer{}, err
 		}
-		cert, err := s.erase(ctx, &request{connection: conn, scope: scope, cause: "client_request",
+		return s.answer(ctx, &request{connection: conn, scope: scope, cause: "client_request",
 			actor: c.Principal.Actor(), origin: c.Origin, clientID: c.Principal.ClientID, ends: domain.ConsentTerminated})
-		if err != nil {
-			return serve.Answer{}, err
-		}
-		return serve.Answer{Body: cert}, nil
 	}
+}
+
+// underWayAnswer is given where the certificate would not be true yet: what was to be erased opens no more, but a session
+// at a bank is still to be closed. The certificate follows by itself, at the latest when the bank has forgotten the session.
+type underWayAnswer struct {
+	ConnectionID domain.ConnectionID `json:"connection_id"`
+	ConsentID    domain.ConsentID    `json:"consent_id"`
+	Scope        domain.ErasureScope `json:"scope"`
+	State        string              `json:"state"`     // under_way
+	WaitsFor     string              `json:"waits_for"` // bank_session
+}
+
+// answer erases and gives the certificate, or says that it will follow.
+func (s *Service) answer(ctx context.Context, r *request) (serve.Answer, error) {
+	cert, err := s.erase(ctx, r)
+	if errors.Is(err, errOpen) {
+		return serve.Answer{Status: http.StatusAccepted, Location: "/v1/connections/" + string(r.connection.ID) + "/erasures",
+			Body: underWayAnswer{r.connection.ID, r.connection.ConsentID, r.scope, "under_way", "bank_session"}}, nil
+	}
+	if err != nil {
+		return serve.Answer{}, err
+	}
+	return serve.Answer{Body: cert}, nil
 }
 
 // byInvestor erases on the word of the investor who visits: what any of their consents with this client holds.
@@ -92,16 +121,14 @@ func (s *Service) byInvestor(ctx context.Context, c *serve.Call) (serve.Answer, 
 	if err := s.Store.Get(ctx, conn); err != nil {
 		return serve.Answer{}, err
 	}
-	cert, err := s.erase(ctx, &request{connection: conn, scope: body.Scope, cause: "investor_request",
+	answer, err := s.answer(ctx, &request{connection: conn, scope: body.Scope, cause: "investor_request",
 		actor: c.Visit.Actor(), origin: c.Origin, clientID: c.Visit.ClientID, investorRef: c.Visit.InvestorRef,
 		ends: domain.ConsentRevoked})
 	if domain.CodeOf(err) == "consent_not_yours" {
 		return serve.Answer{}, domain.ErrNotFound
 	}
-	if err != nil {
-		return serve.Answer{}, err
-	}
-	return serve.Answer{Body: cert}, nil
+	answer.Location = "" // the investor's page has none
+	return answer, err
 }
 
 type certificatePage struct {
@@ -158,20 +185,29 @@ func (s *Service) Erasure(ctx context.Context, e domain.Event) error {
 		return err
 	}
 	req := &request{connection: conn, actor: domain.Actor{Kind: domain.ActorSystem, ID: "erase"}}
+	var open error // a session at the bank holds up one erasure, and no other
 	for _, scope := range []domain.ErasureScope{domain.EraseCredentials, domain.EraseData, domain.EraseAll} {
 		req.scope = scope
 		err := s.Store.Get(ctx, &domain.Erasure{ID: underWay(conn.ID, scope)})
 		if err == nil {
 			_, err = s.finish(ctx, req)
 		}
+		if errors.Is(err, errOpen) {
+			open = err
+			continue
+		}
 		if err != nil && domain.KindOf(err) != domain.NotFound {
 			return err
 		}
 	}
 	if !domain.ConsentMoves.Final(consent.State) {
-		return s.narrow(ctx, req, consent)
+		_, err := s.destroyShards(ctx, req, nil) // of a credential that was replaced, or was never kept
+		return errors.Join(err, s.narrow(ctx, req, consent), open)
 	}
-	req.scope, req.cause = domain.EraseAll, "consent_"+string(consent.State)
-	_, err := s.erase(ctx, req)
-	return err
+	req.scope, req.cause, req.hurries = domain.EraseAll, "consent_"+string(consent.State), true
+	if _, err := s.erase(ctx, req); err != nil {
+		return err
+	}
+	_, err := s.destroyShards(ctx, req, nil)
+	return errors.Join(err, open)
 }

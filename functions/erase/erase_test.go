@@ -52,13 +52,13 @@ func TestScopes(t *testing.T) {
 		notices           string
 		credential        domain.CredentialState
 	}{
-		{"/credentials", domain.EraseCredentials, "map[challenge:1 credential:1]", "map[data_key:1 part:3 portfolio:2]",
+		{"/credentials", domain.EraseCredentials, "map[challenge:1 credential:1 session:1 shard:2]", "map[data_key:1 part:3 portfolio:2]",
 			domain.ConnectionAwaiting, domain.ReasonCredentialsErased, domain.ReasonCredentialsErased, domain.ConsentValid,
 			"connection.awaiting_credentials erasure.completed", ""},
-		{"/data", domain.EraseData, "map[challenge:1 data_key:1 part:3 portfolio:2]", "map[credential:1]",
+		{"/data", domain.EraseData, "map[challenge:1 data_key:1 part:3 portfolio:2 session:1 shard:1]", "map[credential:1]",
 			domain.ConnectionPaused, domain.ReasonDataErased, domain.ReasonDataErased, domain.ConsentValid,
 			"connection.paused erasure.completed", domain.CredentialUnconfirmed},
-		{"", domain.EraseAll, "map[challenge:1 credential:1 data_key:1 part:3 portfolio:2]", "map[]",
+		{"", domain.EraseAll, "map[challenge:1 credential:1 data_key:1 part:3 portfolio:2 session:1 shard:3]", "map[]",
 			domain.ConnectionRemoved, domain.ReasonConsentEnded, domain.ReasonConsentEnded, domain.ConsentTerminated,
 			"consent.terminated erasure.completed", ""},
 	} {
@@ -74,7 +74,7 @@ func TestScopes(t *testing.T) {
 			}
 			waiting := &domain.Session{ID: h.conn.SessionID}
 			h.get(waiting)
-			if waiting.State != domain.SessionCancelled || waiting.Reason != c.cancelled || len(waiting.Sealed) == 0 {
+			if waiting.State != domain.SessionCancelled || waiting.Reason != c.cancelled || len(waiting.Sealed) > 0 {
 				t.Errorf("the session is %+v", waiting)
 			}
 			if e := h.store.emitted(domain.TopicSession); len(e) != 1 || e[0].Subject != string(waiting.ID) || e[0].Custodian != "sandbox" {
@@ -102,8 +102,11 @@ func TestScopes(t *testing.T) {
 			if credential := (&domain.Credential{ConnectionID: h.conn.ID}); !h.gone(credential) && credential.State != c.credential {
 				t.Errorf("the credential is %s", credential.State)
 			}
-			if forgot := len(h.forgotten) > 0; forgot != (c.scope != domain.EraseCredentials) {
-				t.Errorf("cached keysets forgotten: %v", forgot)
+			if len(h.forgotten) == 0 {
+				t.Error("cached keysets are not forgotten")
+			}
+			if left := len(h.shards.IDs()); left != map[domain.ErasureScope]int{domain.EraseCredentials: 1, domain.EraseData: 2}[c.scope] {
+				t.Errorf("%d shards are left", left)
 			}
 			if h.entries("erasure.begun") != 1 || h.entries("erasure.completed") != 1 {
 				t.Error("the steps are not recorded")
@@ -155,13 +158,13 @@ func (h *house) total() map[string]int {
 
 func TestDeathAtEveryCommit(t *testing.T) {
 	want := map[string]map[string]int{
-		"/credentials": {"challenge": 1, "credential": 1},
-		"/data":        {"challenge": 1, "data_key": 1, "part": 60, "portfolio": 2},
-		"":             {"challenge": 1, "credential": 1, "data_key": 1, "part": 60, "portfolio": 2},
+		"/credentials": {"challenge": 1, "credential": 1, "session": 1, "shard": 2},
+		"/data":        {"challenge": 1, "data_key": 1, "part": 60, "portfolio": 2, "session": 1, "shard": 1},
+		"":             {"challenge": 1, "credential": 1, "data_key": 1, "part": 60, "portfolio": 2, "session": 1, "shard": 3},
 	}
 	for rest, erased := range want {
 		for _, applied := range []bool{false, true} {
-			for commit := 1; commit <= 6; commit++ {
+			for commit := 1; commit <= 8; commit++ {
 				t.Run(fmt.Sprintf("DELETE%s commit %d applied %v", rest, commit, applied), func(t *testing.T) {
 					t.Parallel()
 					h := build(t, 60)
@@ -213,7 +216,7 @@ func TestAskingAgainFinishes(t *testing.T) {
 		t.Errorf("an erasure under way is shown as a certificate: %s", list.Body)
 	}
 	cert := h.erase("/data")
-	if want := (map[string]int{"challenge": 1, "data_key": 1, "part": 60, "portfolio": 2}); !maps.Equal(cert.Erased, want) {
+	if want := (map[string]int{"challenge": 1, "data_key": 1, "part": 60, "portfolio": 2, "session": 1, "shard": 1}); !maps.Equal(cert.Erased, want) {
 		t.Errorf("the certificate counts %v, want %v", cert.Erased, want)
 	}
 	if len(h.certificates(h.conn)) != 1 {
@@ -232,7 +235,7 @@ func TestManyAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if want := (map[string]int{"challenge": 1, "data_key": 1, "part": 120, "portfolio": 2}); !maps.Equal(h.total(), want) {
+	if want := (map[string]int{"challenge": 1, "data_key": 1, "part": 120, "portfolio": 2, "session": 1, "shard": 1}); !maps.Equal(h.total(), want) {
 		t.Errorf("the certificates count %v, want %v", h.total(), want)
 	}
 	h.get(h.conn)

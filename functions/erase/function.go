@@ -16,5 +16,6 @@ func init() {
 
 func wire(c *gcp.Cloud) *Service {
 	door := serve.NewDoor(c.Backend, c.Env, c.Held["pseudonym"], gcp.Proxies)
-	return &Service{Store: c.Backend, Env: c.Env, Door: door, Signers: gcp.Signers(c.KMS, "certificate"), Backups: gcp.Backups}
+	return &Service{Store: c.Backend, Env: c.Env, Door: door, Signers: gcp.Signers(c.KMS, "certificate"),
+		Shards: c.Shards, Copies: Copies{Backups: gcp.Backups, Shards: gcp.ShardVersions, Memory: gcp.Memory}}
 }

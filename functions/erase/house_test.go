@@ -20,6 +20,7 @@ import (
 
 	"sluis.internal/functions/erase"
 	"sluis.internal/schemas"
+	"sluis.internal/shared/backend/memory"
 	"sluis.internal/shared/backend/sql"
 	"sluis.internal/shared/domain"
 	"sluis.internal/shared/serve"
@@ -27,6 +28,7 @@ import (
 
 // house is one client and one investor with a connection that holds everything a connection can hold.
 type house struct {
+	shards    memory.Shards
 	t         *testing.T
 	store     *tap
 	env       domain.Env
@@ -45,6 +47,7 @@ type house struct {
 
 // tap is a store that remembers what was emitted, how much each commit changed, and dies on demand.
 type tap struct {
+	away bool // the bank is, so that extraction closes nothing there
 	domain.Store
 	mu      sync.Mutex
 	events  []domain.Event
@@ -87,11 +90,28 @@ func (s *tap) Commit(ctx context.Context, fn func(domain.Tx) error) error {
 	s.changes = append(s.changes, last.changes)
 	if err == nil {
 		s.events = append(s.events, last.events...)
+		for _, e := range last.events {
+			if e.Topic == domain.TopicSession && !s.away {
+				s.closeBank(ctx, domain.SessionID(e.Subject))
+			}
+		}
 		if dies {
 			err = errDied
 		}
 	}
 	return err
+}
+
+// closeBank does as extraction does for a session that has ended.
+func (s *tap) closeBank(ctx context.Context, id domain.SessionID) {
+	_ = s.Store.Commit(ctx, func(tx domain.Tx) error {
+		x := &domain.Session{ID: id}
+		if err := tx.Get(x); err != nil {
+			return err
+		}
+		x.Sealed = nil
+		return errors.Join(tx.Put(x), tx.Record(domain.Note(domain.Env{}, "extract", "session.closed", domain.Actor{Kind: domain.ActorSystem, ID: "extract"}, "", string(id), nil)))
+	})
 }
 
 func (s *tap) emitted(topic domain.Topic) (out []domain.Event) {
@@ -113,8 +133,8 @@ func build(t *testing.T, parts int) *house {
 	private := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, ed25519.SeedSize))
 	h.signers, h.public = []crypto.Signer{private}, private.Public().(ed25519.PublicKey)
 	door := &serve.Door{Store: h.store, Env: h.env, Salt: domain.NewSecret([]byte("salt"))}
-	h.service = &erase.Service{Store: h.store, Env: h.env, Door: door, Signers: func() ([]crypto.Signer, error) { return h.signers, h.away }, Backups: 7 * 24 * time.Hour,
-		Forget: func(id domain.ConnectionID) { h.forgotten = append(h.forgotten, id) }}
+	h.service = &erase.Service{Store: h.store, Env: h.env, Door: door, Signers: func() ([]crypto.Signer, error) { return h.signers, h.away }, Copies: erase.Copies{Backups: 7 * 24 * time.Hour},
+		Shards: &h.shards, Wait: -1, Forget: func(id domain.ConnectionID) { h.forgotten = append(h.forgotten, id) }}
 	h.mux = http.NewServeMux()
 	h.service.Routes(h.mux)
 	h.client = &domain.Client{ID: domain.NewID[domain.ClientID](h.env), State: domain.ClientActive}
@@ -207,6 +227,16 @@ func (h *house) connect(ref string, state domain.ConsentState) (*domain.Consent,
 	return consent, conn
 }
 
+// shard makes a shard.
+func (h *house) shard() domain.ShardID {
+	h.t.Helper()
+	id := domain.NewID[domain.ShardID](h.env)
+	if _, err := h.shards.Make(h.t.Context(), id); err != nil {
+		h.t.Fatal(err)
+	}
+	return id
+}
+
 // fill gives h.conn a credential, a data key, two versions, so many parts, an ended session, one that is suspended
 // with a challenge, and a schedule.
 func (h *house) fill(parts int) {
@@ -217,14 +247,14 @@ func (h *house) fill(parts int) {
 			ClientID: h.client.ID, Custodian: "sandbox", State: state, CreatedAt: now, ExpiresAt: now.Add(domain.SessionLife)}
 	}
 	ended, waiting := session(domain.SessionComplete), session(domain.SessionSuspended)
-	waiting.Sealed = []byte("state at the bank")
+	waiting.Sealed, waiting.Shard = []byte("state at the bank"), h.shard()
 	challenge := &domain.Challenge{ID: domain.NewID[domain.ChallengeID](h.env), SessionID: waiting.ID, ConnectionID: id,
 		State: domain.SCAIssued, CreatedAt: now}
 	waiting.ChallengeID = challenge.ID
 	docs := []domain.Document{ended, waiting, challenge,
 		&domain.Credential{ID: domain.NewID[domain.CredentialID](h.env), ConnectionID: id, ConsentID: h.consent.ID,
-			State: domain.CredentialTrying, Sealed: []byte("credential"), CreatedAt: now},
-		&domain.DataKey{ConnectionID: id, Wrapped: []byte("key"), CreatedAt: now}}
+			State: domain.CredentialTrying, Sealed: []byte("credential"), Shard: h.shard(), SessionShard: waiting.Shard, CreatedAt: now},
+		&domain.DataKey{ConnectionID: id, Wrapped: []byte("key"), Shard: h.shard(), CreatedAt: now}}
 	for number := range int64(2) {
 		p := &domain.Portfolio{ID: domain.NewID[domain.PortfolioID](h.env), ConnectionID: id, Number: number + 1, RetrievedAt: now}
 		h.conn.PortfolioID = p.ID

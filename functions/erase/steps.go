@@ -27,6 +27,7 @@ type request struct {
 	origin      string
 	clientID    domain.ClientID     // what the consent must fit; empty for events
 	investorRef string              // likewise
+	hurries     bool                // an event, which comes again: it does not wait
 	ends        domain.ConsentState // with EraseAll: what an open consent becomes; empty leaves it
 }
 
@@ -73,10 +74,14 @@ func (s *Service) erase(ctx context.Context, r *request) (*domain.Erasure, error
 	if err := s.begin(ctx, r); err != nil {
 		return nil, err
 	}
-	if s.Forget != nil && r.data() {
-		s.Forget(r.connection.ID)
+	s.forget(r.connection.ID)
+	return s.await(ctx, r)
+}
+
+func (s *Service) forget(id domain.ConnectionID) {
+	if s.Forget != nil {
+		s.Forget(id)
 	}
-	return s.finish(ctx, r)
 }
 
 // newest finds the newest certificate of r's scope. Who asked for it must be allowed to, and that they asked is
@@ -112,19 +117,32 @@ type holdings struct {
 	credential *domain.Credential
 	key        *domain.DataKey
 	sessions   []*domain.Session
+	loose      []*domain.LooseShard // announced, but not taken: whoever wants to take one begins again
+	counted    bool                 // the line counts the sessions already
 }
 
 // begin is the first step: one commit after which nothing that was to be erased can be read.
 func (s *Service) begin(ctx context.Context, r *request) error {
-	recent, _, err := domain.List[domain.Session](ctx, s.Store, domain.Query{Index: "sessions_by_connection",
-		Match: []string{string(r.connection.ID)}, Limit: batchSize})
+	recent, err := every[domain.Session](ctx, s, "sessions_by_connection", r.connection.ID)
+	if err != nil {
+		return err
+	}
+	loose, err := every[domain.LooseShard](ctx, s, "loose_shards_by_connection", r.connection.ID)
 	if err != nil {
 		return err
 	}
 	return domain.Perform(ctx, s.Env, s.Store, r.act("erasure.begun"), func(tx domain.Tx, c *domain.Consent, a *domain.Act) error {
 		h, err := s.hold(tx, r, recent)
+		if err == nil {
+			err = h.doom(tx, r, loose)
+		}
 		if err != nil {
 			return err
+		}
+		for _, l := range h.loose {
+			if err := tx.Put(l); err != nil {
+				return err
+			}
 		}
 		if err := s.destroy(tx, r, h); err != nil {
 			return err
@@ -156,7 +174,7 @@ func (s *Service) hold(tx domain.Tx, r *request, recent []domain.Session) (h *ho
 	if h.line, err = domain.Maybe(tx, &domain.Erasure{ID: underWay(id, r.scope)}); err != nil {
 		return nil, err
 	}
-	if h.line == nil {
+	if h.counted = h.line != nil; h.line == nil {
 		h.line = &domain.Erasure{ID: underWay(id, r.scope), ClientID: h.connection.ClientID, ConsentID: h.connection.ConsentID,
 			ConnectionID: id, Scope: r.scope, Cause: r.cause, Actor: r.actor, Erased: map[string]int{}}
 	}
@@ -187,6 +205,25 @@ func (s *Service) hold(tx domain.Tx, r *request, recent []domain.Session) (h *ho
 	return h, nil
 }
 
+// doom reads the shards that were announced for what is erased, and has them destroyed.
+func (h *holdings) doom(tx domain.Tx, r *request, loose []domain.LooseShard) error {
+	for i := range loose {
+		covered := r.data() && loose[i].Use == domain.ShardData || r.credentials() && loose[i].Use != domain.ShardData
+		if loose[i].Doomed || !covered {
+			continue
+		}
+		there, err := domain.Find(tx, &loose[i])
+		if err != nil {
+			return err
+		}
+		if there {
+			loose[i].Doomed = true
+			h.loose = append(h.loose, &loose[i])
+		}
+	}
+	return nil
+}
+
 // endConsent ends an open consent where all is to be erased, as every other door does, and records that beside the
 // erasure. It reports whether the ending has asked for the erasure, too.
 func (s *Service) endConsent(tx domain.Tx, r *request, c *domain.Consent, conn *domain.Connection, a *domain.Act) (asked bool, err error) {
@@ -208,6 +245,11 @@ func (s *Service) destroy(tx domain.Tx, r *request, h *holdings) error {
 			return err
 		}
 		h.line.Erased[string(h.credential.Kind())]++
+		b := h.credential.Binding()
+		if err := errors.Join(domain.LoosenShard(s.Env, tx, b, domain.ShardCredential, h.credential.Shard, true),
+			domain.LoosenShard(s.Env, tx, b, domain.ShardSession, h.credential.SessionShard, true)); err != nil {
+			return err
+		}
 		h.credential = nil
 	}
 	if !r.data() {
@@ -218,7 +260,7 @@ func (s *Service) destroy(tx domain.Tx, r *request, h *holdings) error {
 		return nil
 	}
 	h.line.Erased[string(h.key.Kind())]++
-	return tx.Delete(h.key)
+	return errors.Join(tx.Delete(h.key), domain.LoosenShard(s.Env, tx, h.key.Binding(), domain.ShardData, h.key.Shard, true))
 }
 
 // cancel ends the sessions that are under way, and asks extraction to close those that a bank still has open. A login
@@ -235,6 +277,9 @@ func (s *Service) cancel(tx domain.Tx, r *request, h *holdings) error {
 			}
 		} else if len(session.Sealed) == 0 {
 			continue
+		}
+		if len(session.Sealed) > 0 && !h.counted {
+			h.line.Erased[string(session.Kind())]++
 		}
 		if err := tx.Emit(domain.Event{Topic: domain.TopicSession, Subject: session.Key(), Custodian: session.Custodian, Lane: session.Lane()}); err != nil {
 			return err
@@ -284,12 +329,25 @@ func (s *Service) finish(ctx context.Context, r *request) (*domain.Erasure, erro
 		if err != nil {
 			return nil, err
 		}
+		gone, err := s.destroyShards(ctx, r, line)
+		if err != nil && !errors.Is(err, errMoved) {
+			return nil, err
+		}
+		if gone > 0 || err != nil {
+			continue
+		}
 		doomed, err := s.next(ctx, line)
+		if err != nil {
+			return nil, err
+		}
+		open, err := s.stillOpen(ctx, r, line)
 		if err != nil {
 			return nil, err
 		}
 		if len(doomed) > 0 {
 			err = s.clear(ctx, r, line.ID, doomed)
+		} else if open {
+			return nil, errOpen
 		} else if cert, failed := s.certify(ctx, r, line); failed == nil {
 			return cert, nil
 		} else {
@@ -392,7 +450,12 @@ func (s *Service) clear(ctx context.Context, r *request, name domain.ErasureID, 
 func (s *Service) certify(ctx context.Context, r *request, line *domain.Erasure) (*domain.Erasure, error) {
 	cert := *line
 	cert.ID, cert.ErasedAt = domain.NewID[domain.ErasureID](s.Env), s.Env.Now()
-	cert.BackupsUntil = cert.ErasedAt.Add(s.Backups)
+	if s.Copies.Backups > 0 {
+		cert.BackupsUntil = cert.ErasedAt.Add(s.Copies.Backups)
+	}
+	if readable := max(s.Copies.Shards, s.Copies.Memory); readable > 0 {
+		cert.ReadableUntil = cert.ErasedAt.Add(readable)
+	}
 	if err := s.sign(ctx, &cert); err != nil {
 		return nil, err
 	}

@@ -12,7 +12,7 @@ import (
 func init() {
 	functions.HTTP("Portfolio", serve.Lazy(gcp.At(schemas.FS), func(c *gcp.Cloud) (serve.Face, error) {
 		s := &Service{Store: c.Backend, Env: c.Env, Door: serve.NewDoor(c.Backend, c.Env, c.Held["pseudonym"], gcp.Proxies),
-			Opener: envelope.NewReader(gcp.Opening(c.KMS, "portfolio"), c.Env), Interval: c.Interval}
+			Opener: envelope.NewReader(gcp.Opening(c.KMS, "portfolio"), c.Shards, c.Env), Interval: c.Interval}
 		return serve.Mux(s.Routes), nil
 	}))
 }

@@ -19,6 +19,7 @@ import (
 
 	"sluis.internal/functions/portfolio"
 	"sluis.internal/schemas"
+	"sluis.internal/shared/backend/memory"
 	"sluis.internal/shared/backend/sql"
 	"sluis.internal/shared/domain"
 	"sluis.internal/shared/envelope"
@@ -27,6 +28,7 @@ import (
 
 // house is one client with one investor's connection, a store on disk and a clock that stands still.
 type house struct {
+	shards  memory.Shards
 	t       *testing.T
 	store   *tap
 	env     domain.Env
@@ -84,10 +86,10 @@ func build(t *testing.T) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.closer = envelope.NewCloser(kek, h.env)
+	h.closer = envelope.NewCloser(kek, &h.shards, h.env)
 	door := &serve.Door{Store: h.store, Env: h.env, Salt: domain.NewSecret([]byte("salt"))}
 	h.mux = http.NewServeMux()
-	(&portfolio.Service{Store: h.store, Env: h.env, Door: door, Opener: envelope.NewReader(kek, h.env)}).Routes(h.mux)
+	(&portfolio.Service{Store: h.store, Env: h.env, Door: door, Opener: envelope.NewReader(kek, &h.shards, h.env)}).Routes(h.mux)
 	h.client = &domain.Client{ID: domain.NewID[domain.ClientID](h.env), Name: "Client", State: domain.ClientActive, CreatedAt: h.env.Now()}
 	h.put(h.client)
 	h.token = h.issue(h.client.ID, domain.RoleClient, "")
@@ -182,7 +184,12 @@ func (h *house) connect(ref string, advisors []domain.AdvisorID) (*domain.Consen
 func (h *house) version(number int64, sizes ...int) *domain.Portfolio {
 	h.t.Helper()
 	if h.key == nil {
-		key, err := h.closer.NewDataKey(h.conn.Binding())
+		id := domain.NewID[domain.ShardID](h.env)
+		shard, err := h.shards.Make(h.t.Context(), id)
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		key, err := h.closer.NewDataKey(h.conn.Binding(), id, shard)
 		if err != nil {
 			h.t.Fatal(err)
 		}

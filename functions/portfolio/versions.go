@@ -136,7 +136,7 @@ func (s *Service) load(tx domain.Tx, id domain.ConnectionID, pick domain.Portfol
 	if there, err = domain.Find(tx, v.key); err != nil {
 		return v, err
 	}
-	if !there || s.over(v.portfolio) {
+	if !there || s.over(v.portfolio) || v.portfolio.RetrievedAt.Before(v.key.CreatedAt) { // the key to it was lost
 		return v, errGone
 	}
 	a.Details["version"], a.Details["portfolio"] = strconv.FormatInt(v.portfolio.Number, 10), string(pick)

@@ -16,6 +16,7 @@ import (
 
 	"sluis.internal/functions/seal"
 	"sluis.internal/schemas"
+	"sluis.internal/shared/backend/memory"
 	"sluis.internal/shared/backend/sql"
 	"sluis.internal/shared/domain"
 	"sluis.internal/shared/envelope"
@@ -49,6 +50,7 @@ func withKeys(m *testing.M) int {
 
 // house is one investor who has granted a consent and comes to give a credential.
 type house struct {
+	shards  *memory.Shards
 	t       *testing.T
 	now     time.Time
 	env     domain.Env
@@ -88,11 +90,11 @@ func (s *tap) Commit(ctx context.Context, fn func(domain.Tx) error) error {
 
 func build(t *testing.T) *house {
 	t.Helper()
-	h := &house{t: t, now: time.Date(2026, 1, 31, 12, 0, 0, 0, time.UTC), mux: http.NewServeMux()}
+	h := &house{t: t, shards: &memory.Shards{}, now: time.Date(2026, 1, 31, 12, 0, 0, 0, time.UTC), mux: http.NewServeMux()}
 	h.env = domain.Env{Clock: func() time.Time { return h.now }, Region: "local"}
 	h.tap = &tap{Store: h.open()}
 	h.service = &seal.Service{Store: h.tap, Env: h.env, Door: &serve.Door{Store: h.tap, Env: h.env, Salt: domain.NewSecret([]byte("salt"))},
-		Sealer: envelope.NewSealer(keys.Encrypter(envelope.KeyOuter)), Public: keys.InnerPublic, Kids: keys.InnerKids}
+		Sealer: envelope.NewSealer(keys.Encrypter(envelope.KeyOuter)), Shards: h.shards, Public: keys.InnerPublic, Kids: keys.InnerKids}
 	h.service.Routes(h.mux)
 	now := h.env.Now()
 	h.conn = &domain.Connection{ID: domain.NewID[domain.ConnectionID](h.env), ClientID: domain.NewID[domain.ClientID](h.env),

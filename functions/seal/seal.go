@@ -19,6 +19,7 @@ type Service struct {
 	Env    domain.Env
 	Door   *serve.Door
 	Sealer *envelope.Sealer
+	Shards domain.ShardMaker
 	Public func() (envelope.JWK, error) // the inner key that browsers seal to now
 	Kids   func() ([]string, error)     // every inner key that can still be opened
 }
@@ -70,15 +71,20 @@ func (s *Service) seal(ctx context.Context, c *serve.Call) (serve.Answer, error)
 	if err != nil {
 		return serve.Answer{}, envelope.At("/jwe", err)
 	}
+	shards, err := s.makeShards(ctx, c)
+	if err != nil {
+		return serve.Answer{}, err
+	}
+	defer shards.wipe()
 	return s.begin(ctx, c, "credential.sealed", func(_ *domain.Credential, conn *domain.Connection) (*domain.Credential, error) {
-		sealed, err := s.Sealer.In(ctx).Seal(in.JWE, conn.Binding())
+		sealed, err := s.Sealer.In(ctx).Under(shards.bits).Seal(in.JWE, conn.Binding())
 		if err != nil {
 			return nil, err
 		}
 		now := s.Env.Now()
 		return &domain.Credential{ID: domain.NewID[domain.CredentialID](s.Env), ConnectionID: conn.ID, ConsentID: conn.ConsentID,
 			ClientID: conn.ClientID, Custodian: conn.Custodian, State: domain.CredentialSealed, InnerKey: kid,
-			Sealed: sealed, CreatedAt: now, UpdatedAt: now}, nil
+			Sealed: sealed, Shard: shards.credential, SessionShard: shards.session, CreatedAt: now, UpdatedAt: now}, nil
 	})
 }
 

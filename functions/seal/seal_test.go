@@ -81,7 +81,14 @@ func TestSeal(t *testing.T) {
 	}
 
 	// Both gates open for this very binding, and for no other.
-	opener := envelope.NewOpener(keys.Decrypter(envelope.KeyOuter), keys.InnerDecrypters)
+	shard, err := h.shards.Get(t.Context(), cred.Shard)
+	if err != nil || cred.SessionShard == "" || cred.SessionShard == cred.Shard {
+		t.Fatalf("the credential's shards are %q and %q, %v", cred.Shard, cred.SessionShard, err)
+	}
+	if _, err := envelope.NewOpener(keys.Decrypter(envelope.KeyOuter), keys.InnerDecrypters).OpenCredentials(cred.Sealed, cred.InnerKey, conn.Binding()); err == nil {
+		t.Error("it opens without its shard")
+	}
+	opener := envelope.NewOpener(keys.Decrypter(envelope.KeyOuter), keys.InnerDecrypters).Under(shard)
 	fields, err := opener.OpenCredentials(cred.Sealed, cred.InnerKey, conn.Binding())
 	if err != nil || string(fields["password"].Reveal()) != password {
 		t.Errorf("opened %v with %v", fields, err)

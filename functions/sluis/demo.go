@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	bank "sluis.internal/functions/sandbox/comdirect"
-	"sluis.internal/functions/sluis/home"
 	"sluis.internal/functions/sluis/journey"
 )
 
@@ -40,7 +39,7 @@ func (d demoCommand) Run(ctx context.Context, o *options) (err error) {
 		defer func() { err = errors.Join(err, f.Close()) }()
 		record = journey.NewRecorder(f)
 	}
-	stage, err := journey.OpenStage(ctx, home.Settings{Data: o.data(), Backend: o.Backend}, record)
+	stage, err := journey.OpenStage(ctx, o.settings(), record)
 	if err != nil {
 		return err
 	}

@@ -19,16 +19,27 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/alecthomas/kong"
+
+	"sluis.internal/functions/erase"
+	"sluis.internal/functions/sluis/home"
 )
 
 // options stand before every command.
 type options struct {
-	Data     string `help:"Directory of the database and the local keys: sluis-data if left out; for demo a new one that is removed afterwards." env:"SLUIS_DATA"`
-	Backend  string `help:"Where everything lies: sqlite:PATH on this machine, or gcp:PROJECT[/DATABASE] in Google Cloud, with the keys that the environment names. Empty means sluis.db in the data directory." env:"SLUIS_BACKEND"`
-	Shards   string `help:"Directory of the shards, without which no sealed document opens: shards in the data directory if left out. Keep it out of backups of the database." env:"SLUIS_SHARDS" placeholder:"DIR"`
-	LogLevel string `help:"debug, info, warn or error; warn if left out, and error for demo, whose banks fail on purpose." default:"" enum:",debug,info,warn,error" env:"SLUIS_LOG_LEVEL"`
+	Data        string        `help:"Directory of the database and the local keys: sluis-data if left out; for demo a new one that is removed afterwards." env:"SLUIS_DATA"`
+	Backend     string        `help:"Where everything lies: sqlite:PATH on this machine, or gcp:PROJECT[/DATABASE] in Google Cloud, with the keys that the environment names. Empty means sluis.db in the data directory." env:"SLUIS_BACKEND"`
+	Shards      string        `help:"Directory of the shards, without which no sealed document opens: shards in the data directory if left out. Keep it out of backups of the database." env:"SLUIS_SHARDS" placeholder:"DIR"`
+	Backups     time.Duration `help:"How long you keep backups of the database, as certificates of erasure say; left out, they say that Sluis does not know." env:"SLUIS_BACKUPS"`
+	ShardCopies time.Duration `name:"shard-copies" help:"How long you keep copies of the shards, apart from backups; certificates of erasure say that until then what was erased can be read. Left out: you keep none." env:"SLUIS_SHARD_COPIES"`
+	LogLevel    string        `help:"debug, info, warn or error; warn if left out, and error for demo, whose banks fail on purpose." default:"" enum:",debug,info,warn,error" env:"SLUIS_LOG_LEVEL"`
+}
+
+// settings are where everything lies.
+func (o *options) settings() home.Settings {
+	return home.Settings{Data: o.data(), Backend: o.Backend, Shards: o.Shards, Copies: erase.Copies{Backups: o.Backups, Shards: o.ShardCopies}}
 }
 
 // data is the directory that everything lies in.

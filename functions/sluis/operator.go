@@ -272,7 +272,7 @@ func (c rotateCommand) Run(ctx context.Context, o *options) error {
 
 // withStore opens the backend for one command.
 func withStore(ctx context.Context, o *options, fn func(*home.Backend) error) error {
-	b, err := home.OpenBackend(ctx, home.Settings{Data: o.data(), Backend: o.Backend, Shards: o.Shards})
+	b, err := home.OpenBackend(ctx, o.settings())
 	if err != nil {
 		return err
 	}

@@ -27,7 +27,8 @@ type serveCommand struct {
 // Run serves until it is interrupted.
 func (c serveCommand) Run(ctx context.Context, o *options) error {
 	begun := time.Now()
-	s := home.Settings{Data: o.data(), Backend: o.Backend, Shards: o.Shards, API: c.API, Pages: c.Pages, Pace: c.Pace, PerMinute: c.PerMinute, Webhooks: c.Webhooks}
+	s := o.settings()
+	s.API, s.Pages, s.Pace, s.PerMinute, s.Webhooks = c.API, c.Pages, c.Pace, c.PerMinute, c.Webhooks
 	var sample net.Listener
 	if !c.NoSandbox {
 		var err error

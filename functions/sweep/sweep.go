@@ -4,6 +4,7 @@
 //	expiry     consents whose time is over are ended, the client is told, and what they gave is erased
 //	retention  documents whose life is over are deleted, and so are portfolio versions beyond the saving scope,
 //	           with the parts that no remaining version needs
+//	shards     those that nothing needs are destroyed
 //	keys       what is kept for long is looked at by those who hold its key, whether an older version of it closed it
 //
 // One [Service.Sweep] does a bounded amount of each and says whether more is left. It holds no lock and needs none:
@@ -40,13 +41,16 @@ type Report struct {
 	Refreshes int                         // sessions queued
 	Stopped   int                         // schedules that ended, as the consent no longer allows them
 	Expired   int                         // consents
+	Loose     int                         // shards that nothing needs, and that are to be destroyed
 	Looked    int                         // documents whose keys' versions are to be looked at
 	Deleted   map[domain.DocumentKind]int // documents
 	More      bool                        // a bound was reached: sweep again soon
 }
 
 // any says whether anything was done.
-func (r *Report) any() bool { return r.Refreshes+r.Stopped+r.Expired+r.Looked+len(r.Deleted) > 0 }
+func (r *Report) any() bool {
+	return r.Refreshes+r.Stopped+r.Expired+r.Looked+r.Loose+len(r.Deleted) > 0
+}
 
 // Bounds of one sweep.
 const (
@@ -68,6 +72,7 @@ func (s *Service) Sweep(ctx context.Context) (Report, error) {
 	part(s.refresh)
 	part(s.retire)
 	part(s.rewrap)
+	part(s.loosen)
 	for _, life := range s.Lives {
 		part(func(ctx context.Context, r *Report) error { return s.delete(ctx, life, r) })
 	}

@@ -58,8 +58,8 @@ const (
 	OutcomeFailed  Outcome = "failed"
 )
 
-// Erasure is a certificate: what was erased, when, by whose wish, and until when backups may hold copies that nobody
-// can read. It is signed, and outlives what it tells of.
+// Erasure is a certificate: what was erased, when, by whose wish, and what is left of it where, for how long. It is signed
+// once the shards are destroyed and the sessions at the bank are closed, and outlives what it tells of.
 type Erasure struct {
 	ID           ErasureID      `json:"id"`
 	ClientID     ClientID       `json:"client_id"`
@@ -68,11 +68,15 @@ type Erasure struct {
 	Scope        ErasureScope   `json:"scope"`
 	Cause        string         `json:"cause"`
 	Actor        Actor          `json:"actor"`
-	Erased       map[string]int `json:"erased"` // documents by kind
+	Erased       map[string]int `json:"erased"` // documents by kind; of sessions, states at the bank; and shards
 	ErasedAt     Time           `json:"erased_at"`
-	BackupsUntil Time           `json:"backups_until"`
-	KeyID        string         `json:"key_id"`
-	Signature    []byte         `json:"signature"` // Ed25519 over the certificate's canonical JSON without the signature
+	// ReadableUntil is until when a copy might still be read: by a process that opened it before, or with a copy of its
+	// shard. Where it is missing, from ErasedAt on nobody can, with whatever keys and copies.
+	ReadableUntil Time `json:"readable_until,omitzero"`
+	// BackupsUntil is until when backups may hold copies. Where it is missing, Sluis was not told.
+	BackupsUntil Time   `json:"backups_until,omitzero"`
+	KeyID        string `json:"key_id"`
+	Signature    []byte `json:"signature"` // Ed25519 over the certificate's canonical JSON without the signature
 }
 
 func (*Erasure) Kind() DocumentKind { return "erasure" }

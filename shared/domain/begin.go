@@ -84,10 +84,10 @@ func BeginSession(e Env, tx Tx, c *Consent, h *Held, b Beginning) (*Session, err
 		return nil, err
 	}
 	if b.Credential != nil {
-		h.Credential = b.Credential
-		if err := tx.Put(h.Credential); err != nil {
+		if err := ReplaceCredential(e, tx, h.Credential, b.Credential); err != nil {
 			return nil, err
 		}
+		h.Credential = b.Credential
 	}
 	if err := h.leaveSession(tx, now); err != nil {
 		return nil, err

@@ -147,5 +147,15 @@ type Binding struct {
 	Custodian    CustodianID
 }
 
+// Binding is the credential's.
+func (c *Credential) Binding() Binding {
+	return Binding{c.ClientID, c.ConsentID, c.ConnectionID, c.Custodian}
+}
+
+// Binding is the keyset's.
+func (k *DataKey) Binding() Binding {
+	return Binding{k.ClientID, k.ConsentID, k.ConnectionID, k.Custodian}
+}
+
 // Binding is the connection's.
 func (c *Connection) Binding() Binding { return Binding{c.ClientID, c.ConsentID, c.ID, c.Custodian} }

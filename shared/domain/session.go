@@ -1,5 +1,7 @@
 package domain
 
+import "time"
+
 // Session is one visit to the bank for one connection: it begins with a login and ends with one portfolio version or
 // a reason. While the bank waits for the investor it is suspended: a sealed, short-lived record, and nothing runs.
 type Session struct {
@@ -27,6 +29,9 @@ type Session struct {
 
 func (*Session) Kind() DocumentKind { return "session" }
 func (s *Session) Key() string      { return string(s.ID) }
+
+// BankSession is how long a session at a bank lasts that nobody closes: after that the bank has forgotten it.
+const BankSession = 30 * time.Minute
 
 // Attended reports whether the investor is at the page: only then may a bank be asked for an SCA challenge.
 func (s *Session) Attended() bool { return s.Cause.Attended() }

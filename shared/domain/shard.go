@@ -40,7 +40,7 @@ type Shards interface {
 }
 
 // ErrShardGone is what a shard that was destroyed, or lost, is answered with.
-var ErrShardGone = &Error{Kind: NotFound, Code: "shard_gone", Message: "the key part that this needs was destroyed"}
+var ErrShardGone = &Error{Kind: Gone, Code: "shard_gone", Message: "a key to this was erased, or lost; read the custodian again, or enter the credentials again"}
 
 // ShardUse is what a shard is for.
 type ShardUse string
@@ -104,4 +104,18 @@ func TakeShards(tx Tx, ids ...ShardID) error {
 	return errors.Join(errs...)
 }
 
-var errShardTaken = &Error{Kind: Conflict, Code: "erased_meanwhile", Message: "something was erased meanwhile; begin again"}
+var errShardTaken = &Error{Kind: Unavailable, Code: "erased_meanwhile", RetryAfter: time.Second, Message: "something was erased meanwhile; try again"}
+
+// ReplaceCredential puts within tx a connection's credential, whose shards were announced and made, in the place of the old
+// one, if there was any, and has the old one's shards destroyed.
+func ReplaceCredential(e Env, tx Tx, old, fresh *Credential) error {
+	if err := TakeShards(tx, fresh.Shard, fresh.SessionShard); err != nil {
+		return err
+	}
+	if old == nil {
+		return tx.Put(fresh)
+	}
+	return errors.Join(tx.Put(fresh), LoosenShard(e, tx, old.Binding(), ShardCredential, old.Shard, true),
+		LoosenShard(e, tx, old.Binding(), ShardSession, old.SessionShard, true),
+		tx.Emit(Event{Topic: TopicErasure, Subject: string(old.ConnectionID), Custodian: old.Custodian, Lane: string(old.ClientID)}))
+}

@@ -23,9 +23,11 @@ func (o *Opener) In(ctx context.Context) *Opener {
 func (s *Sealer) In(ctx context.Context) *Sealer { return &Sealer{domain.In(ctx, s.outer)} }
 
 // In is the same Closer for the calls of one act, with the same memory: domain.In.
-func (c *Closer) In(ctx context.Context) *Closer { return &Closer{c.ring, domain.In(ctx, c.kek)} }
+func (c *Closer) In(ctx context.Context) *Closer {
+	return &Closer{c.ring, domain.In(ctx, c.kek), c.shards.in(ctx)}
+}
 
 // In is the same Reader for the calls of one act, with the same memory: domain.In.
 func (r *Reader) In(ctx context.Context) any {
-	return &Reader{r.ring, readOnly{domain.In(ctx, r.kek.Decrypter)}}
+	return &Reader{r.ring, readOnly{domain.In(ctx, r.kek.Decrypter)}, r.shards.in(ctx)}
 }

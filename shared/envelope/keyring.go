@@ -25,13 +25,20 @@ func keysetLabel(k *domain.DataKey) []byte {
 	return domain.Name("sluis/portfolio/v1", string(k.ClientID), string(k.ConsentID), string(k.ConnectionID))
 }
 
-// keyset returns k unwrapped by the portfolio key. The memory goes by all that k says, so that a keyset presented under another
-// connection, consent or client is unwrapped anew, and refused.
-func (r *keyring) keyset(kek tink.AEAD, k *domain.DataKey) (tink.AEAD, error) {
+// keyset returns k unwrapped by the portfolio key and its shard. The memory goes by all that k says, so that a keyset
+// presented under another connection, consent, client or shard is unwrapped anew, and refused.
+func (r *keyring) keyset(kek tink.AEAD, s shards, k *domain.DataKey) (tink.AEAD, error) {
 	if len(k.Wrapped) == 0 || k.ConnectionID == "" {
 		return nil, fmt.Errorf("unwrapping keyset: %w", ErrSealed)
 	}
-	return r.unwrap(kek, keysetLabel(k), bytes.Clone(k.Wrapped), k.ConnectionID)
+	label, wrapped, id := keysetLabel(k), bytes.Clone(k.Wrapped), k.Shard
+	return r.get(keysetName(domain.Name(string(label), string(id)), wrapped), k.ConnectionID, func() (key tink.AEAD, err error) {
+		err = s.over(kek, id, func(kek WrappingKey) error {
+			key, err = unwrapKeyset(kek, wrapped, label)
+			return err
+		})
+		return key, err
+	})
 }
 
 func (r *keyring) unwrap(kek tink.AEAD, label, wrapped []byte, owner domain.ConnectionID) (tink.AEAD, error) {

@@ -25,10 +25,12 @@ func TestPowersAreSplitByType(t *testing.T) {
 		value any
 		want  []string
 	}{
-		{&Sealer{}, []string{"In", "Seal"}},
-		{&Opener{}, []string{"In", "OpenCode", "OpenCredentials"}},
-		{&Closer{}, []string{"Close", "Forget", "In", "NewDataKey"}},
+		{&Sealer{}, []string{"In", "Seal", "Under"}},
+		{&Opener{}, []string{"In", "OpenCode", "OpenCredentials", "Under"}},
+		{&Closer{}, []string{"Close", "Forget", "In", "NewDataKey", "Usable"}},
 		{&Reader{}, []string{"Forget", "In", "Open"}},
+		{closesUnder{}, []string{"Encrypt"}},
+		{opensUnder{}, []string{"Decrypt"}},
 		{closingHalf{}, []string{"Encrypt"}},
 		{openingHalf{}, []string{"Decrypt"}},
 		{innerHalf{}, []string{"Decrypt", "Public"}},
@@ -64,7 +66,7 @@ func (key) Encrypt(plain, _ []byte) ([]byte, error) { return plain, nil }
 
 func main() {
 	_, err := envelope.Inspect(os.Args[0], envelope.Expect{Typ: envelope.TypCredential}, domain.Env{}.Now())
-	sealed, err2 := envelope.NewSealer(key{}).Seal(os.Args[0], domain.Binding{})
+	sealed, err2 := envelope.NewSealer(key{}).Under(domain.NewSecret(make([]byte, domain.ShardSize))).Seal(os.Args[0], domain.Binding{})
 	println(err, sealed, err2)
 }
 `

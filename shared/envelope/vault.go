@@ -25,27 +25,37 @@ type WrappingKey interface {
 // Closer makes a connection's keyset and closes what was read under it. It has no way to open what it closed.
 // Extraction has one. Safe for concurrent use.
 type Closer struct {
-	ring *keyring
-	kek  WrappingKey
+	ring   *keyring
+	kek    WrappingKey
+	shards shards
 }
 
 // NewCloser makes a Closer under the portfolio key.
-func NewCloser(kek WrappingKey, env domain.Env) *Closer { return &Closer{newKeyring(env), kek} }
+func NewCloser(kek WrappingKey, from domain.ShardReader, env domain.Env) *Closer {
+	return &Closer{newKeyring(env), kek, shards{from: from}}
+}
 
-// NewDataKey makes the keyset of a connection: AES-256-GCM, wrapped by the portfolio key and tied to client, consent
-// and connection.
-func (c *Closer) NewDataKey(b domain.Binding) (*domain.DataKey, error) {
+// NewDataKey makes the keyset of a connection: AES-256-GCM, wrapped by its shard and the portfolio key, and tied to client,
+// consent and connection. id and shard are what a domain.ShardMaker made for it.
+func (c *Closer) NewDataKey(b domain.Binding, id domain.ShardID, shard domain.Secret) (*domain.DataKey, error) {
 	if b.ClientID == "" || b.ConsentID == "" || b.ConnectionID == "" {
 		return nil, fmt.Errorf("making data key: want client, consent and connection")
 	}
-	k := &domain.DataKey{ConnectionID: b.ConnectionID, ClientID: b.ClientID, ConsentID: b.ConsentID, Custodian: b.Custodian, CreatedAt: c.ring.env.Now()}
+	k := &domain.DataKey{ConnectionID: b.ConnectionID, ClientID: b.ClientID, ConsentID: b.ConsentID, Custodian: b.Custodian,
+		Shard: id, CreatedAt: c.ring.env.Now()}
 	k.RewrapAt = k.CreatedAt.Add(domain.RewrapEvery)
 	var err error
-	_, k.Wrapped, err = newKeyset(c.kek, keysetLabel(k))
+	_, k.Wrapped, err = newKeyset(Under(shard, domain.ShardData, c.kek), keysetLabel(k))
 	if err != nil {
 		return nil, err
 	}
 	return k, nil
+}
+
+// Usable is nil if the connection's keyset can be used, or else says why not: domain.ErrShardGone where its shard is lost.
+func (c *Closer) Usable(k *domain.DataKey) error {
+	_, err := c.ring.keyset(c.kek, c.shards, k)
+	return err
 }
 
 // Close compresses plain and closes it under the connection's keyset, bound to the connection, to what it is (a
@@ -54,7 +64,7 @@ func (c *Closer) Close(k *domain.DataKey, what, id string, plain []byte) ([]byte
 	if len(plain) > MaxPlain {
 		return nil, ErrPartTooLarge
 	}
-	key, err := c.ring.keyset(c.kek, k)
+	key, err := c.ring.keyset(c.kek, c.shards, k)
 	if err != nil {
 		return nil, err
 	}
@@ -108,18 +118,19 @@ func partLabel(k *domain.DataKey, what, id string) []byte {
 
 // Reader opens what a Closer closed, and can close nothing. The portfolio function has one. Safe for concurrent use.
 type Reader struct {
-	ring *keyring
-	kek  readOnly
+	ring   *keyring
+	kek    readOnly
+	shards shards
 }
 
 // NewReader makes a Reader under the opening half of the portfolio key.
-func NewReader(kek domain.Decrypter, env domain.Env) *Reader {
-	return &Reader{newKeyring(env), readOnly{kek}}
+func NewReader(kek domain.Decrypter, from domain.ShardReader, env domain.Env) *Reader {
+	return &Reader{newKeyring(env), readOnly{kek}, shards{from: from}}
 }
 
 // Open opens a part and decompresses it, up to MaxPlain bytes. what and id are those given to Close.
 func (r *Reader) Open(k *domain.DataKey, what, id string, sealed []byte) ([]byte, error) {
-	key, err := r.ring.keyset(r.kek, k)
+	key, err := r.ring.keyset(r.kek, r.shards, k)
 	if err != nil {
 		return nil, err
 	}

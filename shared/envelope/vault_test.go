@@ -51,7 +51,8 @@ func newDataKey(t testing.TB, c *Closer, connection domain.ConnectionID) *domain
 	t.Helper()
 	b := testBind
 	b.ConnectionID = connection
-	k, err := c.NewDataKey(b)
+	id, shard := newShard(t)
+	k, err := c.NewDataKey(b, id, shard)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +70,7 @@ func closePart(t testing.TB, c *Closer, k *domain.DataKey, plain []byte) []byte 
 
 func TestPartsCloseAndOpen(t *testing.T) {
 	kek := newAEAD(t)
-	c, r := NewCloser(kek, domain.Env{}), NewReader(kek, domain.Env{})
+	c, r := NewCloser(kek, &shardKeeper, domain.Env{}), NewReader(kek, &shardKeeper, domain.Env{})
 	k := newDataKey(t, c, "conn_1")
 	lines := bytes.Repeat([]byte(`{"isin":"DE0001"}`+"\n"), 10_000)
 	for _, plain := range [][]byte{{}, []byte("x"), lines, make([]byte, MaxPlain)} {
@@ -89,7 +90,7 @@ func TestPartsCloseAndOpen(t *testing.T) {
 
 func TestPartsAreBound(t *testing.T) {
 	kek := newAEAD(t)
-	c, r := NewCloser(kek, domain.Env{}), NewReader(kek, domain.Env{})
+	c, r := NewCloser(kek, &shardKeeper, domain.Env{}), NewReader(kek, &shardKeeper, domain.Env{})
 	k, other := newDataKey(t, c, "conn_1"), newDataKey(t, c, "conn_2")
 	sealed := closePart(t, c, k, []byte("x"))
 	if _, err := r.Open(k, "positions", "part1", sealed); err != nil {
@@ -125,10 +126,11 @@ func TestPartsAreBound(t *testing.T) {
 			}
 		})
 	}
-	if _, err := NewReader(newAEAD(t), domain.Env{}).Open(k, "positions", "part1", sealed); !errors.Is(err, ErrSealed) {
+	if _, err := NewReader(newAEAD(t), &shardKeeper, domain.Env{}).Open(k, "positions", "part1", sealed); !errors.Is(err, ErrSealed) {
 		t.Errorf("under another portfolio key: %v; want %v", err, ErrSealed)
 	}
-	if _, err := c.NewDataKey(domain.Binding{ClientID: "cli_1", ConsentID: "con_1"}); err == nil {
+	id, shard := newShard(t)
+	if _, err := c.NewDataKey(domain.Binding{ClientID: "cli_1", ConsentID: "con_1"}, id, shard); err == nil {
 		t.Error("made a data key without a connection")
 	}
 }
@@ -167,7 +169,7 @@ func TestDecompressionIsBounded(t *testing.T) {
 func TestKeysetsAreKeptTenMinutes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		kek := &counted{AEAD: newAEAD(t)}
-		c, r := NewCloser(kek, domain.Env{}), NewReader(kek, domain.Env{})
+		c, r := NewCloser(kek, &shardKeeper, domain.Env{}), NewReader(kek, &shardKeeper, domain.Env{})
 		k := newDataKey(t, c, "conn_1")
 		sealed := closePart(t, c, k, []byte("x"))
 		open := func(want int64) {
@@ -204,7 +206,7 @@ func TestKeysetLifeFollowsTheInjectedClock(t *testing.T) {
 	var now atomic.Int64
 	env := domain.Env{Clock: func() time.Time { return time.Unix(now.Load(), 0) }}
 	kek := &counted{AEAD: newAEAD(t)}
-	c := NewCloser(kek, env)
+	c := NewCloser(kek, &shardKeeper, env)
 	k := newDataKey(t, c, "conn_1")
 	closePart(t, c, k, nil)
 	now.Add(int64(KeysetLife / time.Second))
@@ -218,7 +220,7 @@ func TestKeysetLifeFollowsTheInjectedClock(t *testing.T) {
 func TestKeysetsHeldAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		kek := &counted{AEAD: newAEAD(t)}
-		c := NewCloser(kek, domain.Env{})
+		c := NewCloser(kek, &shardKeeper, domain.Env{})
 		first := newDataKey(t, c, "conn_first")
 		closePart(t, c, first, nil)
 		for i := range MaxKeysets {
@@ -240,7 +242,7 @@ func TestKeysetsHeldAreBounded(t *testing.T) {
 // TestManyAtOnceUnwrapOnce holds the portfolio key back until everybody is on the way.
 func TestManyAtOnceUnwrapOnce(t *testing.T) {
 	kek := &counted{AEAD: newAEAD(t), hold: make(chan struct{})}
-	c := NewCloser(kek, domain.Env{})
+	c := NewCloser(kek, &shardKeeper, domain.Env{})
 	k := newDataKey(t, c, "conn_1")
 	var begun, all sync.WaitGroup
 	begun.Add(50)
@@ -262,14 +264,15 @@ func TestManyAtOnceUnwrapOnce(t *testing.T) {
 // TestFailureIsNotRemembered fails, and fails as what it is, then works again.
 func TestFailureIsNotRemembered(t *testing.T) {
 	kek := &counted{AEAD: newAEAD(t)}
-	c := NewCloser(kek, domain.Env{})
+	c := NewCloser(kek, &shardKeeper, domain.Env{})
 	k := newDataKey(t, c, "conn_1")
 	away := &domain.Error{Kind: domain.Unavailable, Code: "kms_unavailable"}
 	kek.fail.Store(away)
 	if _, err := c.Close(k, "positions", "part1", nil); !errors.Is(err, away) || errors.Is(err, ErrSealed) {
 		t.Errorf("Close = %v; want %v", err, away)
 	}
-	if _, err := c.NewDataKey(testBind); !errors.Is(err, away) {
+	id, shard := newShard(t)
+	if _, err := c.NewDataKey(testBind, id, shard); !errors.Is(err, away) {
 		t.Errorf("NewDataKey = %v; want %v", err, away)
 	}
 	kek.fail.Store(nil)

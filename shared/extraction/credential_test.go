@@ -203,7 +203,7 @@ func TestKeysOutOfReach(t *testing.T) {
 	}{
 		{"outer gate", func(w *world) { w.engine.Opener = envelope.NewOpener(brokenKey{}, keys().InnerDecrypters) }, "login end"},
 		{"session state", func(w *world) { w.engine.State = brokenKey{} }, "login code resume end"},
-		{"portfolio", func(w *world) { w.engine.Portfolio = envelope.NewCloser(brokenKey{}, w.env) }, "login code resume resume end"},
+		{"portfolio", func(w *world) { w.engine.Portfolio = envelope.NewCloser(brokenKey{}, &w.shards, w.env) }, "login code resume resume end"},
 	} {
 		t.Run(k.name, func(t *testing.T) {
 			w := build(t).settle(t)

@@ -36,6 +36,7 @@ type Engine struct {
 	Display   domain.Encrypter     // what a challenge shows
 	Portfolio *envelope.Closer     // portfolio data
 	Rewrapper domain.Rewrapper     // of the portfolio key
+	Shards    Shards               // without which neither credentials nor states nor portfolio data open
 	Pseudonym domain.Secret        // keys account identifiers and part digests
 	Lease     time.Duration        // how long a session is a dead worker's; 0 means 30 s
 }
@@ -44,7 +45,6 @@ const (
 	maxRetries   = 2                // of one session, over passing failures; the connector has tried thrice each time
 	longestPause = time.Hour        // a bank that asks for more is left alone until the next reading is due
 	challengeFor = 5 * time.Minute  // where the bank does not say
-	bankSession  = 30 * time.Minute // after that a session at the bank is over by itself
 	endTimeout   = 30 * time.Second // for closing it
 	lastWord     = 5 * time.Second  // for a commit after the work was cut short
 )
@@ -105,9 +105,9 @@ func (e *Engine) advance(ctx context.Context, s *domain.Session, delayed bool) e
 func (e *Engine) run(ctx context.Context, j *job) error {
 	in := Input{Kind: InputResume}
 	if j.credential != nil {
-		fields, err := e.Opener.In(ctx).OpenCredentials(j.credential.Sealed, j.credential.InnerKey, j.connection.Binding())
+		fields, err := e.openCredential(ctx, j)
 		if err != nil {
-			return e.fail(ctx, j, &Failure{Reason: domain.ReasonInternal, Unjudged: true, Retry: domain.KindOf(err) == domain.Unavailable, Err: err})
+			return e.fail(ctx, j, unopened(err))
 		}
 		in = Input{Kind: InputLogin, Credentials: fields}
 	}
@@ -220,6 +220,7 @@ func (e *Engine) start(tx domain.Tx, j *job, a *domain.Act) error {
 	s.Attempts++
 	s.LeaseUntil = now.Add(e.lease())
 	if j.credential != nil {
+		s.Shard = j.credential.SessionShard
 		a.Details["credential"] = "opened"
 		if err := tx.Put(j.credential); err != nil {
 			return err
@@ -384,7 +385,7 @@ func (e *Engine) step(ctx context.Context, j *job, in Input) (gate *Gate, out Ou
 	}()
 	state, err := e.openState(ctx, j.session)
 	if err != nil {
-		return nil, Outcome{}, &Failure{Reason: domain.ReasonInternal, Unjudged: true, Retry: domain.KindOf(err) == domain.Unavailable, Err: err}
+		return nil, Outcome{}, unopened(err)
 	}
 	defer state.Wipe()
 	gate = e.gate(j.session)
@@ -407,11 +408,15 @@ func (e *Engine) step(ctx context.Context, j *job, in Input) (gate *Gate, out Ou
 	return gate, out, err
 }
 
-func (e *Engine) openState(ctx context.Context, s *domain.Session) (domain.Secret, error) {
+func (e *Engine) openState(ctx context.Context, s *domain.Session) (state domain.Secret, err error) {
 	if len(s.Sealed) == 0 {
 		return domain.Secret{}, nil
 	}
-	return envelope.Open(domain.In(ctx, e.State), envelope.SessionLabel(s), s.Sealed)
+	err = e.underState(ctx, s, func(key envelope.WrappingKey) error {
+		state, err = envelope.Open(key, envelope.SessionLabel(s), s.Sealed)
+		return err
+	})
+	return state, err
 }
 
 func (e *Engine) visit(s *domain.Session, gate *Gate, state domain.Secret) Session {

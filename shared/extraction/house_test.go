@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"sluis.internal/schemas"
+	"sluis.internal/shared/backend/memory"
 	"sluis.internal/shared/backend/sql"
 	"sluis.internal/shared/domain"
 	"sluis.internal/shared/envelope"
@@ -46,6 +47,7 @@ func TestMain(m *testing.M) {
 // house is a store on disk, with a clock that only moves when told to, and a fault that can be planted in any commit.
 // Each scenario of a test has connections of its own in it.
 type house struct {
+	shards  memory.Shards
 	t       testing.TB
 	path    string
 	backend *sql.Backend
@@ -243,7 +245,7 @@ func (w *world) newEngine(p *process) *extraction.Engine {
 			domain.Encrypter
 			domain.Decrypter
 		}{k.Encrypter(envelope.KeySession), k.Decrypter(envelope.KeySession)},
-		Display: k.Encrypter(envelope.KeyDisplay), Portfolio: envelope.NewCloser(w.kek, w.env), Pseudonym: k.Pseudonym()}
+		Display: k.Encrypter(envelope.KeyDisplay), Portfolio: envelope.NewCloser(w.kek, &w.shards, w.env), Shards: &w.shards, Pseudonym: k.Pseudonym()}
 }
 
 // countedKey counts what is asked of the portfolio key.
@@ -404,6 +406,17 @@ func (w *world) notices() string {
 	return strings.Join(types, " ")
 }
 
+// shard makes a shard.
+func (w *world) shard() (domain.ShardID, domain.Secret) {
+	w.t.Helper()
+	id := domain.NewID[domain.ShardID](w.env)
+	shard, err := w.shards.Make(w.t.Context(), id)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return id, shard
+}
+
 // seal gives the connection a credential, as the sealing function would.
 func (w *world) seal(password string) {
 	w.t.Helper()
@@ -416,13 +429,15 @@ func (w *world) seal(password string) {
 		w.t.Fatal(err)
 	}
 	conn := w.connection()
-	sealed, err := envelope.NewSealer(keys().Encrypter(envelope.KeyOuter)).Seal(jwe, conn.Binding())
+	id, shard := w.shard()
+	session, _ := w.shard()
+	sealed, err := envelope.NewSealer(keys().Encrypter(envelope.KeyOuter)).Under(shard).Seal(jwe, conn.Binding())
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	now := w.env.Now()
 	w.write(&domain.Credential{ID: domain.NewID[domain.CredentialID](w.env), ConnectionID: conn.ID, ConsentID: conn.ConsentID,
-		ClientID: conn.ClientID, Custodian: conn.Custodian, State: domain.CredentialSealed, InnerKey: jwk.Kid, Sealed: sealed,
+		ClientID: conn.ClientID, Custodian: conn.Custodian, State: domain.CredentialSealed, InnerKey: jwk.Kid, Sealed: sealed, Shard: id, SessionShard: session,
 		CreatedAt: now, UpdatedAt: now})
 }
 
@@ -571,7 +586,7 @@ func (w *world) must(err error) {
 // records reads one product of a version back, with the key that the portfolio function has.
 func (w *world) records(v *domain.Portfolio, p domain.Product) (lines []string) {
 	w.t.Helper()
-	reader := envelope.NewReader(keys().Decrypter(envelope.KeyPortfolio), w.env)
+	reader := envelope.NewReader(keys().Decrypter(envelope.KeyPortfolio), &w.shards, w.env)
 	key := get(w, &domain.DataKey{ConnectionID: w.conn})
 	for _, id := range v.Products[p].Parts {
 		part := get(w, &domain.Part{ID: id})
@@ -593,7 +608,7 @@ func (w *world) records(v *domain.Portfolio, p domain.Product) (lines []string) 
 
 func (w *world) summary(v *domain.Portfolio) (found []domain.Reconciliation) {
 	w.t.Helper()
-	reader := envelope.NewReader(keys().Decrypter(envelope.KeyPortfolio), w.env)
+	reader := envelope.NewReader(keys().Decrypter(envelope.KeyPortfolio), &w.shards, w.env)
 	plain, err := reader.Open(get(w, &domain.DataKey{ConnectionID: w.conn}), "summary", v.SummaryMark, v.Summary)
 	if err == nil {
 		err = json.Unmarshal(plain, &found)

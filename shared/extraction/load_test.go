@@ -128,7 +128,11 @@ func BenchmarkUnchangedRefresh(b *testing.B) {
 
 func visitBare(b *testing.B, w *world, opener *envelope.Opener) {
 	cred, conn := w.credential(), w.connection()
-	fields, err := opener.OpenCredentials(cred.Sealed, cred.InnerKey, conn.Binding())
+	shard, err := w.shards.Get(b.Context(), cred.Shard)
+	if err != nil {
+		b.Fatal(err)
+	}
+	fields, err := opener.Under(shard).OpenCredentials(cred.Sealed, cred.InnerKey, conn.Binding())
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -62,10 +62,13 @@ func (e *Engine) read(ctx context.Context, j *job, p *Portfolio) error {
 	return e.ended(ctx, j, r.complete(ctx))
 }
 
-// begin finds the previous version, whose parts need not be written again.
+// begin finds the previous version, whose parts need not be written again if they can be read.
 func (r *reading) begin(ctx context.Context) error {
 	if r.j.connection.PortfolioID == "" {
 		return nil
+	}
+	if err := r.findKey(ctx); err != nil || r.key == nil {
+		return err
 	}
 	previous := &domain.Portfolio{ID: r.j.connection.PortfolioID}
 	if err := r.e.Store.Get(ctx, previous); err != nil {
@@ -328,36 +331,10 @@ func (r *reading) stage(ctx context.Context, p domain.Product, b *batch, parts [
 
 // dataKey finds the connection's keyset, or makes it.
 func (r *reading) dataKey(ctx context.Context) error {
-	if r.key != nil {
-		return nil
-	}
-	key := &domain.DataKey{ConnectionID: r.j.connection.ID}
-	err := r.e.Store.Get(ctx, key)
-	if domain.KindOf(err) == domain.NotFound {
-		return r.newDataKey(ctx)
-	}
-	if err != nil {
+	if err := r.findKey(ctx); err != nil || r.key != nil {
 		return err
 	}
-	r.key = key
-	return nil
-}
-
-func (r *reading) newDataKey(ctx context.Context) error {
-	fresh, err := r.e.Portfolio.In(ctx).NewDataKey(r.j.connection.Binding())
-	if err != nil {
-		return err
-	}
-	err = r.e.perform(ctx, r.j, r.e.act(r.j.session, "data_key.created"), func(tx domain.Tx, _ *domain.Consent, _ *domain.Act) error {
-		if _, err := mine(tx, r.j.session); err != nil {
-			return err
-		}
-		return tx.Put(fresh)
-	})
-	if err == nil {
-		r.key = fresh
-	}
-	return err
+	return r.newDataKey(ctx)
 }
 
 // flush commits the staged parts, under the consent and the lease. No reader sees them until a version names them, and

@@ -129,7 +129,8 @@ func TestRewrapBesides(t *testing.T) {
 	})
 	t.Run("erased and made anew", func(t *testing.T) {
 		w, key := rotated(t)
-		fresh, err := envelope.NewCloser(w.kek, w.env).NewDataKey(w.connection().Binding())
+		id, shard := w.shard()
+		fresh, err := envelope.NewCloser(w.kek, &w.shards, w.env).NewDataKey(w.connection().Binding(), id, shard)
 		w.must(err)
 		key.during = func() { w.write(fresh) }
 		w.must(w.look())

@@ -214,7 +214,7 @@ func (e *Engine) ask(ctx context.Context, c *domain.Challenge, q *Challenge, fre
 		if lasts <= 0 {
 			lasts = challengeFor
 		}
-		c.AnswerBy, c.Display = now.Add(min(lasts, bankSession)), nil
+		c.AnswerBy, c.Display = now.Add(min(lasts, domain.BankSession)), nil
 	}
 	if q.Display.Empty() {
 		return nil
@@ -260,9 +260,13 @@ func (e *Engine) opened(ctx context.Context, j *job, p *Portfolio) error {
 }
 
 // sealState closes the connector's state for the store and wipes it.
-func (e *Engine) sealState(ctx context.Context, s *domain.Session, state []byte) ([]byte, error) {
+func (e *Engine) sealState(ctx context.Context, s *domain.Session, state []byte) (sealed []byte, err error) {
 	defer clear(state)
-	return envelope.Seal(domain.In(ctx, e.State), envelope.SessionLabel(s), state)
+	err = e.underState(ctx, s, func(key envelope.WrappingKey) error {
+		sealed, err = envelope.Seal(key, envelope.SessionLabel(s), state)
+		return err
+	})
+	return sealed, err
 }
 
 // same says whether state is what the session already keeps.
@@ -319,7 +323,7 @@ func (e *Engine) fail(ctx context.Context, j *job, cause error) error {
 		if j.unsaved != nil {
 			t.session.Sealed = j.unsaved
 		}
-		return e.end(tx, t, f.Reason)
+		return errors.Join(t.lose(e.Env, tx, f), e.end(tx, t, f.Reason))
 	})
 	if err != nil {
 		j.verdict = f
@@ -600,9 +604,9 @@ func (e *Engine) closeBank(ctx context.Context, id domain.SessionID) error {
 		return nil
 	}
 	err := e.endAtBank(ctx, s)
-	if since := e.Env.Now().Sub(s.EndedAt); err != nil && since < bankSession {
+	if since := e.Env.Now().Sub(s.EndedAt); err != nil && !errors.Is(err, domain.ErrShardGone) && since < domain.BankSession {
 		return &domain.Error{Kind: domain.Unavailable, Code: "bank_session_open", Err: err,
-			RetryAfter: max(5*time.Second, min(2*since, bankSession-since))} // eight times in all
+			RetryAfter: max(5*time.Second, min(2*since, domain.BankSession-since))} // eight times in all
 	}
 	err = domain.Perform(ctx, e.Env, e.Store, e.late(s, "session.closed"), func(tx domain.Tx, _ *domain.Consent, _ *domain.Act) error {
 		fresh := &domain.Session{ID: s.ID}

@@ -23,7 +23,7 @@ type Keys interface {
 
 // New makes the engine of a deployed function, without its connector. SLUIS_SANDBOX (host:port) and SLUIS_SANDBOX_CA (a
 // file of certificates) say where a sandbox bank listens; a real bank is where its catalogue entry says.
-func New(store domain.Store, env domain.Env, c domain.Custodian, keys Keys, secrets domain.Secrets, pseudonym domain.Secret) (Engine, error) {
+func New(store domain.Store, env domain.Env, c domain.Custodian, keys Keys, shards Shards, secrets domain.Secrets, pseudonym domain.Secret) (Engine, error) {
 	var network TransportOptions
 	if at := os.Getenv("SLUIS_SANDBOX"); c.Sandbox && at != "" {
 		raw, err := os.ReadFile(os.Getenv("SLUIS_SANDBOX_CA"))
@@ -43,8 +43,9 @@ func New(store domain.Store, env domain.Env, c domain.Custodian, keys Keys, secr
 		Opener:    envelope.NewOpener(keys.Opening("outer"), envelope.ByKid(keys.Decrypters("inner"))),
 		State:     envelope.NewShared(whole{keys.Closing("session"), keys.Opening("session")}, env, "session"),
 		Display:   keys.Closing("display"),
-		Portfolio: envelope.NewCloser(whole{keys.Closing("portfolio"), keys.Opening("portfolio")}, env),
+		Portfolio: envelope.NewCloser(whole{keys.Closing("portfolio"), keys.Opening("portfolio")}, shards, env),
 		Rewrapper: keys.Renewing("portfolio"),
+		Shards:    shards,
 		Pseudonym: pseudonym}, nil
 }
 

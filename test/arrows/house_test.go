@@ -61,6 +61,7 @@ type function struct {
 	Calls   []string `json:"calls"`
 	Close   []string `json:"close"`
 	Open    []string `json:"open"`
+	Shards  []string `json:"shards"`
 	Routes  []struct{ Host, Method, Path string }
 }
 

@@ -177,6 +177,11 @@ var planted = []struct {
 	{"names say something", map[string]string{"shared/serve/x.go": `package serve; type doorImpl struct{}`}, nil, "doorImpl says nothing"},
 	{"names say something", map[string]string{"shared/serve/x_test.go": `package serve; type MockStore struct{}`}, nil, "MockStore says nothing"},
 
+	{"powers over shards", map[string]string{"functions/seal/x.go": `package seal; import "sluis.internal/shared/domain"; var x domain.ShardReader`}, nil, "functions/seal/x.go may read shards"},
+	{"powers over shards", map[string]string{"functions/other/x.go": `package other; import d "sluis.internal/shared/domain"; var x d.Shards`}, nil, "functions/other/x.go may all shards"},
+	{"gates", change(`"emits": ["session-requested"]`, `"shards": ["read"], "emits": ["session-requested"]`), nil, "has no key for what they are for"},
+	{"gates", change(`"emits": ["session-requested"]`, `"shards": ["make", "destroy"], "emits": ["session-requested"]`), nil, "may do more with them"},
+	{"gates", change(`"emits": ["session-requested"]`, `"shards": ["keep"], "emits": ["session-requested"]`), nil, "which is no power"},
 	{"sandbox custodians are marked", custodians(`{"id":"sandbox-x","endpoints":{"api":"https://x.invalid"}}`), nil, "sandbox-x: marked as sandbox is false"},
 	{"sandbox custodians are marked", custodians(`{"id":"bank","sandbox":true,"endpoints":{"api":"https://x.invalid"}}`), nil, "bank: marked as sandbox is true"},
 	{"sandbox custodians are marked", custodians(`{"id":"bank","endpoints":{"api":"https://x.sandbox.invalid"}}`), nil, "bank: marked as sandbox is false, and its address"},

@@ -36,6 +36,7 @@ var rules = []rule{
 	{"topics", topics},
 	{"functions emit what the pipeline says", emissions},
 	{"gates", gates},
+	{"powers over shards", shardPowers},
 	{"routes", routes},
 	{"nothing else is served", strayRoutes},
 }
@@ -489,10 +490,58 @@ func gates(h *house) (wrong []string) {
 		if slices.Contains(f.Close, "outer") && len(f.Open) > 0 {
 			wrong = append(wrong, f.Name+" closes outer and opens "+strings.Join(f.Open, ", "))
 		}
+		wrong = append(wrong, f.shardsFit()...)
 		for _, called := range f.Calls {
 			if !slices.ContainsFunc(h.pipeline.Functions, func(g function) bool { return g.Name == called }) {
 				wrong = append(wrong, f.Name+" calls "+called+", which is not there")
 			}
+		}
+	}
+	return wrong
+}
+
+// shardsFit: who reads shards opens something, who makes them closes something, and who destroys them does nothing else
+// with them.
+func (f *function) shardsFit() (wrong []string) {
+	for _, power := range f.Shards {
+		switch {
+		case !slices.Contains([]string{"make", "read", "destroy"}, power):
+			wrong = append(wrong, f.Name+" may "+power+" shards, which is no power over them")
+		case power == "read" && len(f.Open) == 0, power == "make" && len(f.Close) == 0:
+			wrong = append(wrong, f.Name+" may "+power+" shards, and has no key for what they are for")
+		case power == "destroy" && len(f.Shards) > 1:
+			wrong = append(wrong, f.Name+" destroys shards, and may do more with them")
+		}
+	}
+	return wrong
+}
+
+// shardPowers: a function's code names no power over shards that pipeline.json does not give it. From there come the
+// rights that it has in the cloud.
+func shardPowers(h *house) (wrong []string) {
+	powers, given := map[string]string{"ShardMaker": "make", "ShardReader": "read", "ShardDestroyer": "destroy", "Shards": "all"}, map[string][]string{}
+	for _, f := range h.pipeline.Functions {
+		given[f.source()] = append(given[f.source()], f.Shards...)
+	}
+	for _, p := range h.packages {
+		name, ok := strings.CutPrefix(p.path, "functions/")
+		name, _, _ = strings.Cut(name, "/")
+		if !ok || name == "sluis" {
+			continue
+		}
+		for _, f := range p.files {
+			local := f.local(module + "/shared/domain")
+			ast.Inspect(f.syntax, func(n ast.Node) bool {
+				s, ok := n.(*ast.SelectorExpr)
+				if !ok || f.test {
+					return true
+				}
+				power := powers[s.Sel.Name]
+				if x, ok := s.X.(*ast.Ident); ok && x.Name == local && power != "" && !slices.Contains(given[name], power) {
+					wrong = append(wrong, f.path+" may "+power+" shards, which pipeline.json does not give to "+name)
+				}
+				return true
+			})
 		}
 	}
 	return wrong

@@ -74,7 +74,12 @@ func openScene(t *testing.T, env ...string) *scene {
 	}
 	t.Cleanup(func() { _ = k.Close() })
 	keys := gcp.Keys{KMS: k}
-	if s.archive, err = leak.NewArchive(s.store, mine, keys, envelope.ByKid(keys.Decrypters("inner")), s.search); err != nil {
+	shards, err := gcp.OpenShards(t.Context(), s.project, gcp.ShardsDatabase)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = shards.Close() })
+	if s.archive, err = leak.NewArchive(s.store, mine, keys, shards, envelope.ByKid(keys.Decrypters("inner")), s.search); err != nil {
 		t.Fatal(err)
 	}
 	return s

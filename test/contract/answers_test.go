@@ -21,6 +21,7 @@ import (
 	"sluis.internal/functions/portfolio"
 	"sluis.internal/functions/seal"
 	"sluis.internal/functions/sweep"
+	"sluis.internal/shared/backend/memory"
 	"sluis.internal/shared/backend/sql"
 	"sluis.internal/shared/domain"
 	"sluis.internal/shared/envelope"
@@ -30,6 +31,7 @@ import (
 
 // house is every function behind one address, on a store of its own. Nothing of it runs by itself.
 type house struct {
+	shards  memory.Shards
 	t       *testing.T
 	c       *Checker
 	now     time.Time
@@ -107,10 +109,10 @@ func build(t *testing.T) *house {
 	h.consent.Routes(h.mux)
 	h.notices.Routes(h.mux)
 	(&seal.Service{Store: h.store, Env: h.env, Door: door, Sealer: envelope.NewSealer(h.keys.Encrypter(envelope.KeyOuter)),
-		Public: h.keys.InnerPublic, Kids: h.keys.InnerKids}).Routes(h.mux)
+		Shards: &h.shards, Public: h.keys.InnerPublic, Kids: h.keys.InnerKids}).Routes(h.mux)
 	(&challenge.Service{Store: h.store, Env: h.env, Door: door, Display: h.keys.Decrypter(envelope.KeyDisplay), Bank: silent{}}).Routes(h.mux)
-	(&portfolio.Service{Store: h.store, Env: h.env, Door: door, Opener: envelope.NewReader(h.keys.PortfolioKey(), h.env)}).Routes(h.mux)
-	(&erase.Service{Store: h.store, Env: h.env, Door: door, Signers: h.keys.CertificateSigners}).Routes(h.mux)
+	(&portfolio.Service{Store: h.store, Env: h.env, Door: door, Opener: envelope.NewReader(h.keys.PortfolioKey(), &h.shards, h.env)}).Routes(h.mux)
+	(&erase.Service{Store: h.store, Env: h.env, Door: door, Signers: h.keys.CertificateSigners, Shards: &h.shards, Wait: -1}).Routes(h.mux)
 	h.client, err = consent.AddClient(t.Context(), h.store, h.env, "Client", consent.Terms{ReturnOrigins: []string{"https://app.example.com"},
 		Saving: map[domain.Product]domain.Saving{domain.ProductCash: {Scope: domain.SaveHistory, Days: 30}}})
 	if err != nil {
@@ -300,8 +302,13 @@ func (h *house) connect(conn *domain.Connection) {
 // read lays a portfolio with one record of each product and reads it.
 func (h *house) read(conn *domain.Connection) {
 	h.t.Helper()
-	closer := envelope.NewCloser(h.keys.PortfolioKey(), h.env)
-	key, err := closer.NewDataKey(conn.Binding())
+	id := domain.NewID[domain.ShardID](h.env)
+	shard, err := h.shards.Make(h.t.Context(), id)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	closer := envelope.NewCloser(h.keys.PortfolioKey(), &h.shards, h.env)
+	key, err := closer.NewDataKey(conn.Binding(), id, shard)
 	if err != nil {
 		h.t.Fatal(err)
 	}

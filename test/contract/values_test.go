@@ -127,7 +127,7 @@ func TestReconciliationAndCertificate(t *testing.T) {
 	cert := marshal(t, domain.Erasure{ID: domain.NewID[domain.ErasureID](env), ClientID: domain.NewID[domain.ClientID](env),
 		ConsentID: origin.ConsentID, ConnectionID: domain.NewID[domain.ConnectionID](env), Scope: domain.EraseAll,
 		Cause: "consent_expired", Actor: actor, Erased: map[string]int{"part": 3, "data_key": 1}, ErasedAt: env.Now(),
-		BackupsUntil: env.Now(), KeyID: "k", Signature: make([]byte, 64)})
+		ReadableUntil: env.Now(), BackupsUntil: env.Now(), KeyID: "k", Signature: make([]byte, 64)})
 	full(t, src, "Erasure", cert)
 	if err := c.against("portfolio.schema.json#/$defs/reconciliation", sum); err != nil {
 		t.Error(err)

@@ -13,6 +13,7 @@ import (
 
 	"sluis.internal/functions/sluis/home"
 	"sluis.internal/schemas"
+	"sluis.internal/shared/backend/local"
 	"sluis.internal/shared/domain"
 	"sluis.internal/shared/envelope"
 )
@@ -26,6 +27,7 @@ type Keys interface {
 // Archive reads a store beside the processes that use it, and opens all that is sealed in it with their keys. What
 // it has looked at once it does not look at again, so that it can look often while journeys go on.
 type Archive struct {
+	shards domain.ShardReader
 	store  domain.Store
 	close  func() error
 	keys   Keys
@@ -45,6 +47,11 @@ type Archive struct {
 
 // OpenArchive opens the data directory of a running house. Close it after use.
 func OpenArchive(data string, s *Searcher) (*Archive, error) {
+	return OpenArchiveBeside(data, home.ShardsIn(data, ""), s)
+}
+
+// OpenArchiveBeside opens a data directory beside a directory of shards.
+func OpenArchiveBeside(data, beside string, s *Searcher) (*Archive, error) {
 	store, err := home.OpenBackend(context.Background(), home.Settings{Data: data})
 	if err != nil {
 		return nil, err
@@ -53,11 +60,15 @@ func OpenArchive(data string, s *Searcher) (*Archive, error) {
 	if err != nil {
 		return nil, errors.Join(err, store.Close())
 	}
-	a, err := NewArchive(store, store.Env, localKeys{keys}, keys.InnerDecrypters, s)
+	shards, err := local.OpenShards(beside)
 	if err != nil {
 		return nil, errors.Join(err, store.Close())
 	}
-	a.close = store.Close
+	a, err := NewArchive(store, store.Env, localKeys{keys}, shards, keys.InnerDecrypters, s)
+	if err != nil {
+		return nil, errors.Join(err, shards.Close(), store.Close())
+	}
+	a.close = func() error { return errors.Join(shards.Close(), store.Close()) }
 	return a, nil
 }
 
@@ -68,10 +79,10 @@ func (k localKeys) Closing(name string) domain.Encrypter { return k.Encrypter(en
 func (k localKeys) Opening(name string) domain.Decrypter { return k.Decrypter(envelope.KeyName(name)) }
 
 // NewArchive reads any home's store, which it does not close. inner are the private halves of the inner gate's key.
-func NewArchive(store domain.Store, env domain.Env, keys Keys, inner envelope.InnerKeys, s *Searcher) (*Archive, error) {
-	a := &Archive{store: store, close: func() error { return nil }, keys: keys, inner: inner, search: s, seen: map[[32]byte]bool{},
+func NewArchive(store domain.Store, env domain.Env, keys Keys, shards domain.ShardReader, inner envelope.InnerKeys, s *Searcher) (*Archive, error) {
+	a := &Archive{store: store, close: func() error { return nil }, keys: keys, shards: shards, inner: inner, search: s, seen: map[[32]byte]bool{},
 		Tour: Tour{Met: map[string]map[Class]int{}}, Rows: map[domain.DocumentKind]int{}, Unopened: map[string]bool{},
-		reader: envelope.NewReader(keys.Opening(string(envelope.KeyPortfolio)), env)}
+		reader: envelope.NewReader(keys.Opening(string(envelope.KeyPortfolio)), shards, env)}
 	a.states = envelope.NewShared(struct {
 		domain.Encrypter
 		domain.Decrypter
@@ -342,13 +353,20 @@ var opening = map[domain.DocumentKind]func(context.Context, *Archive, json.RawMe
 	"data_key": openDataKey,
 }
 
-func openCredential(_ context.Context, a *Archive, raw json.RawMessage) error {
+func openCredential(ctx context.Context, a *Archive, raw json.RawMessage) error {
 	var c domain.Credential
 	if err := json.Unmarshal(raw, &c); err != nil {
 		return err
 	}
 	a.vanish("credential", c.Sealed)
-	o := envelope.NewOpener(a.keys.Opening(string(envelope.KeyOuter)), a.inner)
+	shard, err := a.shards.Get(ctx, c.Shard)
+	if errors.Is(err, domain.ErrShardGone) {
+		return nil // replaced or erased since it was listed
+	}
+	if err != nil {
+		return err
+	}
+	o := envelope.NewOpener(a.keys.Opening(string(envelope.KeyOuter)), a.inner).Under(shard)
 	fields, err := o.OpenCredentials(c.Sealed, c.InnerKey, domain.Binding{ClientID: c.ClientID, ConsentID: c.ConsentID,
 		ConnectionID: c.ConnectionID, Custodian: c.Custodian})
 	for _, name := range slices.Sorted(maps.Keys(fields)) {
@@ -357,13 +375,20 @@ func openCredential(_ context.Context, a *Archive, raw json.RawMessage) error {
 	return err
 }
 
-func openSession(_ context.Context, a *Archive, raw json.RawMessage) error {
+func openSession(ctx context.Context, a *Archive, raw json.RawMessage) error {
 	var s domain.Session
 	if err := json.Unmarshal(raw, &s); err != nil || len(s.Sealed) == 0 {
 		return err
 	}
 	a.vanish("session state", s.Sealed)
-	return a.openBy("opened session", []Class{Token, Shown, Personal}, a.states, envelope.SessionLabel(&s), s.Sealed)
+	shard, err := a.shards.Get(ctx, s.Shard)
+	if errors.Is(err, domain.ErrShardGone) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return a.openBy("opened session", []Class{Token, Shown, Personal}, envelope.Under(shard, domain.ShardSession, a.states), envelope.SessionLabel(&s), s.Sealed)
 }
 
 func openChallenge(_ context.Context, a *Archive, raw json.RawMessage) error {
@@ -431,6 +456,9 @@ func (a *Archive) openData(ctx context.Context, place string, id domain.Connecti
 		return err
 	}
 	plain, err := a.reader.Open(key, what, name, sealed)
+	if errors.Is(err, domain.ErrShardGone) {
+		return nil // erased since it was listed, or in a copy from before
+	}
 	if err != nil && domain.CodeOf(err) == "sealed_unreadable" {
 		return a.changed(ctx, key, err)
 	}

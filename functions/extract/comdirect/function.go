@@ -15,6 +15,6 @@ func init() {
 }
 
 func wire(c *gcp.Cloud) (*extraction.Engine, error) {
-	engine, err := extraction.New(c.Backend, c.Env, c.Custodian(), gcp.Keys{KMS: c.KMS}, c.Secrets, c.Held["pseudonym"])
+	engine, err := extraction.New(c.Backend, c.Env, c.Custodian(), gcp.Keys{KMS: c.KMS}, c.Shards, c.Secrets, c.Held["pseudonym"])
 	return New(engine), err
 }

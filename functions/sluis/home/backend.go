@@ -5,8 +5,8 @@ import (
 	"context"
 	"path/filepath"
 	"strings"
-	"time"
 
+	"sluis.internal/functions/erase"
 	"sluis.internal/schemas"
 	"sluis.internal/shared/backend"
 	"sluis.internal/shared/backend/gcp"
@@ -20,7 +20,7 @@ type Backend struct {
 	domain.Queue
 	Books
 	Env       domain.Env
-	backups   time.Duration // how long copies of what was deleted are kept
+	copies    erase.Copies // of what was deleted: how long they are kept
 	contracts domain.Contracts
 	data      string
 	cloud     *gcp.Cloud // nil where everything lies on this machine
@@ -41,7 +41,7 @@ func ShardsIn(data, named string) string { return cmp.Or(named, filepath.Join(da
 
 // OpenBackend opens store and queue alone, as operator commands do. Close it after use.
 func OpenBackend(ctx context.Context, s Settings) (*Backend, error) {
-	b := &Backend{Env: s.Env, data: s.Data}
+	b := &Backend{Env: s.Env, data: s.Data, copies: s.Copies}
 	if place, ok := strings.CutPrefix(s.Backend, "gcp:"); ok {
 		if err := b.openCloud(ctx, place, s); err != nil {
 			return nil, err
@@ -74,7 +74,7 @@ func (b *Backend) openCloud(ctx context.Context, place string, s Settings) (err 
 	if b.cloud, err = gcp.Open(ctx, schemas.FS, gcp.Options{Env: s.Env, Project: project, Database: database, Fault: s.Fault}); err != nil {
 		return err
 	}
-	b.Env, b.contracts, b.backups = b.cloud.Env, b.cloud.Contracts, gcp.Backups
+	b.Env, b.contracts, b.copies = b.cloud.Env, b.cloud.Contracts, erase.Copies{Backups: gcp.Backups, Shards: gcp.ShardVersions}
 	b.Store, b.Queue, b.Books, b.close = b.cloud.Backend, b.cloud.Backend, b.cloud.Backend, b.cloud.Close
 	return nil
 }

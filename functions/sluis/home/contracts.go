@@ -55,10 +55,11 @@ type Function struct {
 	Routes     []Route        `json:"routes"`
 	Emits      []domain.Topic `json:"emits"`
 	Calls      []string       `json:"calls"`
-	Close      []string       `json:"close"` // keys it may encrypt with
-	Open       []string       `json:"open"`  // keys it may decrypt with
-	Shows      []string       `json:"shows"` // keys whose public half it may read
-	Holds      []string       `json:"holds"` // other secrets
+	Close      []string       `json:"close"`  // keys it may encrypt with
+	Open       []string       `json:"open"`   // keys it may decrypt with
+	Shows      []string       `json:"shows"`  // keys whose public half it may read
+	Shards     []string       `json:"shards"` // what it may do with shards: make, read, destroy
+	Holds      []string       `json:"holds"`  // other secrets
 }
 
 // Route is a path that a function answers, on one of the hosts.

@@ -39,9 +39,10 @@ import (
 
 // Settings say how a home is set up. The zero value of every field but Data means a good choice.
 type Settings struct {
-	Data    string // directory of the database, the local keys and the sandbox bank's memory
-	Backend string // sqlite:PATH or gcp:PROJECT[/DATABASE]; empty means sluis.db in Data
-	Shards  string // directory of the shards; empty means shards in Data
+	Data    string       // directory of the database, the local keys and the sandbox bank's memory
+	Backend string       // sqlite:PATH or gcp:PROJECT[/DATABASE]; empty means sluis.db in Data
+	Shards  string       // directory of the shards; empty means shards in Data
+	Copies  erase.Copies // how long the operator keeps copies, as certificates say; zero means none of shards, and not known of the rest
 	Env     domain.Env
 
 	API, Pages string           // addresses to listen on
@@ -69,18 +70,19 @@ type BankAddress struct {
 type Home struct {
 	*Backend
 	Keys     *Keys
-	Shards   *local.Shards // nil where they are not on this machine
-	Bank     *bank.Bank    // nil where none runs here
+	Shards   domain.Shards
+	Bank     *bank.Bank // nil where none runs here
 	Handlers map[domain.Topic]domain.Handler
 
-	custodians []domain.Custodian
-	engines    map[domain.CustodianID]*extraction.Engine
-	bankServer *bank.Server
-	api, pages net.Listener
-	sites      []site
-	functions  map[string]func(*http.ServeMux) // by their names in pipeline.json: how each registers its routes
-	sweep      *sweep.Service
-	telemetry  *observe.Exporter
+	custodians  []domain.Custodian
+	engines     map[domain.CustodianID]*extraction.Engine
+	bankServer  *bank.Server
+	api, pages  net.Listener
+	sites       []site
+	closeShards func() error
+	functions   map[string]func(*http.ServeMux) // by their names in pipeline.json: how each registers its routes
+	sweep       *sweep.Service
+	telemetry   *observe.Exporter
 
 	ctx    context.Context // of everything that Begin started
 	cancel context.CancelCauseFunc
@@ -105,10 +107,8 @@ func Open(ctx context.Context, s Settings) (h *Home, err error) {
 	if h.Keys, err = b.Keys(ctx); err != nil {
 		return h, err
 	}
-	if h.cloud == nil {
-		if h.Shards, err = local.OpenShards(ShardsIn(s.Data, s.Shards)); err != nil {
-			return h, err
-		}
+	if err = h.openShards(s); err != nil {
+		return h, err
 	}
 	if s.Bank != "" {
 		if err := h.openBank(s); err != nil {
@@ -131,6 +131,19 @@ func Open(ctx context.Context, s Settings) (h *Home, err error) {
 // Listening says that an address cannot be listened on, and by which flag to choose another.
 func Listening(what, flag string, err error) error {
 	return fmt.Errorf("listening for the %s (choose another address with %s): %w", what, flag, err)
+}
+
+// openShards opens the shards: in the cloud, or in a directory of their own.
+func (h *Home) openShards(s Settings) error {
+	if h.cloud != nil {
+		h.Shards = h.cloud.Shards // which goes with the cloud
+		return nil
+	}
+	shards, err := local.OpenShards(ShardsIn(s.Data, s.Shards))
+	if err == nil {
+		h.Shards, h.closeShards = shards, shards.Close
+	}
+	return err
 }
 
 // openBank starts the sandbox bank. What it remembers lies beside the data, so that it survives a restart as a bank
@@ -171,7 +184,7 @@ func (h *Home) extraction(ctx context.Context, secrets domain.Secrets, s Setting
 		if c.Sandbox && s.BankAt == nil || !configured(ctx, secrets, c) {
 			continue
 		}
-		engine, err := extraction.New(h, h.Env, c, h.Keys, secrets, h.Keys.Pseudonym)
+		engine, err := extraction.New(h, h.Env, c, h.Keys, h.Shards, secrets, h.Keys.Pseudonym)
 		if err != nil {
 			return err
 		}
@@ -227,13 +240,13 @@ func (h *Home) wire(ctx context.Context, s Settings) error {
 	}
 	k, opening := h.Keys, h.Keys.Opening
 	door := &serve.Door{Store: h, Env: h.Env, Limits: serve.NewLimits(cmp.Or(s.PerMinute, serve.PerMinute)), Salt: k.Pseudonym}
-	reader := envelope.NewReader(opening("portfolio"), h.Env)
+	reader := envelope.NewReader(opening("portfolio"), h.Shards, h.Env)
 	ask := &consent.Service{Store: h, Env: h.Env, Door: door, Custodians: h.custodians, LinkKey: k.Link, PagesURL: h.PagesURL()}
-	gate := &seal.Service{Store: h, Env: h.Env, Door: door, Sealer: envelope.NewSealer(k.Closing("outer")), Public: k.Inner.Public, Kids: k.Inner.Kids}
+	gate := &seal.Service{Store: h, Env: h.Env, Door: door, Sealer: envelope.NewSealer(k.Closing("outer")), Shards: h.Shards, Public: k.Inner.Public, Kids: k.Inner.Kids}
 	question := &challenge.Service{Store: h, Env: h.Env, Door: door, Display: opening("display"), Bank: h}
 	reading := &portfolio.Service{Store: h, Env: h.Env, Door: door, Opener: reader, Interval: s.Interval}
 	notices := deliver.New(h, h.Env, door, k.Closing("webhook"), opening("webhook"), k.Renewing("webhook"), s.Webhooks)
-	removal := &erase.Service{Store: h, Env: h.Env, Door: door, Signers: k.Signers, Backups: h.backups, Forget: h.forget(reader)}
+	removal := &erase.Service{Store: h, Env: h.Env, Door: door, Signers: k.Signers, Shards: h.Shards, Copies: h.copies, Forget: h.forget(reader)}
 
 	h.sweep = &sweep.Service{Store: h, Env: h.Env, Lives: h.contracts.Overdue(), Every: cmp.Or(s.Sweep, 10*time.Second), Pace: s.Pace}
 	h.Handlers = map[domain.Topic]domain.Handler{domain.TopicSession: h.session, domain.TopicNotice: notices.Notify,
@@ -385,8 +398,8 @@ func (h *Home) Close() error {
 		defer done()
 		errs = append(errs, h.bankServer.Close(ctx))
 	}
-	if h.Shards != nil {
-		errs = append(errs, h.Shards.Close())
+	if h.closeShards != nil {
+		errs = append(errs, h.closeShards())
 	}
 	return errors.Join(append(errs, h.Backend.Close(), h.telemetry.Close())...)
 }

@@ -1,6 +1,7 @@
 package gcp
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"errors"
@@ -32,6 +33,7 @@ import (
 //	GOOGLE_CLOUD_PROJECT   the runtime project: Firestore, Pub/Sub and Secret Manager
 //	SLUIS_REGION           where the data stays, such as europe-west4
 //	SLUIS_DATABASE         Firestore's database; empty means "(default)"
+//	SLUIS_SHARDS           Firestore's database of shards; empty means "shards"
 //	SLUIS_LOG_LEVEL        debug, info, warn or error; empty means info
 //	SLUIS_CUSTODIAN        of extract and answer: which one; SLUIS_CUSTODIANS, with commas: all that have functions
 //	SLUIS_ANSWER_URL       where answer is called, with {custodian} in place of its name
@@ -56,6 +58,7 @@ type Cloud struct {
 	Contracts domain.Contracts
 	Held      map[string]domain.Secret // by name, 32 bytes each; not to be wiped
 	KMS       *KMS
+	Shards    *Shards
 	Interval  time.Duration    // SLUIS_REFRESH_INTERVAL
 	Webhooks  []netip.AddrPort // SLUIS_WEBHOOKS_ALLOW
 	telemetry *observe.Exporter
@@ -67,6 +70,13 @@ const Proxies = 2
 // Backups is how long Firestore's backups and its point-in-time recovery keep what was deleted, as Terraform sets them
 // (terraform/store.tf; test/terraform holds the two together).
 const Backups = 7 * 24 * time.Hour
+
+// ShardVersions is how long Firestore keeps what was deleted even without point-in-time recovery: whoever may read the
+// database of shards with a time reads it so long.
+const ShardVersions = time.Hour
+
+// Memory is how long other functions' processes may remember a keyset that they opened: envelope.KeysetLife.
+const Memory = 10 * time.Minute
 
 // At opens Google Cloud as the environment says, for the documents that schemas declares.
 func At(schemas fs.FS) func(context.Context) (*Cloud, error) {
@@ -140,6 +150,9 @@ func Open(ctx context.Context, schemas fs.FS, o Options) (c *Cloud, err error) {
 	if c.KMS, err = OpenKMS(ctx, c.Env, key, emulated("KMS_EMULATOR_HOST")...); err == nil {
 		c.Secrets, err = OpenSecrets(ctx, c.Env, o.Project, emulated("SECRET_MANAGER_EMULATOR_HOST")...)
 	}
+	if err == nil {
+		c.Shards, err = OpenShards(ctx, o.Project, cmp.Or(os.Getenv("SLUIS_SHARDS"), ShardsDatabase), o.Client...)
+	}
 	if err != nil {
 		return nil, errors.Join(err, c.Backend.Close())
 	}
@@ -168,7 +181,7 @@ func (c *Cloud) read() (err error) {
 
 // Close closes every client.
 func (c *Cloud) Close() error {
-	return errors.Join(c.Backend.Close(), c.KMS.Close(), c.Secrets.Close(), c.telemetry.Close())
+	return errors.Join(c.Backend.Close(), c.KMS.Close(), c.Secrets.Close(), c.Shards.Close(), c.telemetry.Close())
 }
 
 // emulated is how a client reaches what stands in for Google's service, if the variable names it.
