@@ -62,8 +62,9 @@ func (p *page) FlushError() error { return nil }
 func (h *house) openPage() *page {
 	ctx, leave := context.WithCancel(context.WithoutCancel(h.t.Context()))
 	p := &page{t: h.t, header: http.Header{}, leave: leave}
+	r := h.request(ctx, "GET", "/challenge/events", "")
 	go func() {
-		h.mux.ServeHTTP(p, h.request(ctx, "GET", "/challenge/events", ""))
+		h.mux.ServeHTTP(p, r)
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.ended = time.Now()
