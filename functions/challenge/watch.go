@@ -2,6 +2,7 @@ package challenge
 
 import (
 	"context"
+	"log/slog"
 	"net/http"
 	"sync"
 	"time"
@@ -167,7 +168,9 @@ func (s *Service) watch(ctx context.Context, id domain.ConnectionID, w *watch) {
 		at = s.tell(ctx, id, w, at)
 		if at != nil && at.challenge != nil && s.due(at.challenge, polled) {
 			polled = s.Env.Now()
-			s.poll(ctx, at.challenge)
+			if err := domain.Recovered(func() error { s.poll(ctx, at.challenge); return nil }); err != nil {
+				slog.ErrorContext(ctx, "asking for an approval panicked", "code", domain.CodeOf(err))
+			}
 			continue
 		}
 		select {
@@ -184,7 +187,11 @@ func (s *Service) tell(ctx context.Context, id domain.ConnectionID, w *watch, be
 	for _, v := range visits {
 		docs = append(docs, v)
 	}
-	at, err := s.look(ctx, id, before, docs...)
+	var at *standing
+	err := domain.Recovered(func() (err error) { // nobody else stands behind a watch
+		at, err = s.look(ctx, id, before, docs...)
+		return err
+	})
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.newest = told{at: at, err: err}

@@ -121,7 +121,7 @@ func (s *Service) queue(ctx context.Context, seen *domain.Connection, at domain.
 }
 
 // stop ends the schedule of a connection that nothing allows a reading of any more; that of a suspended client waits, as
-// a suspension may be lifted. The refusal is recorded already.
+// a suspension may be lifted. What a consent refused is recorded already.
 func (s *Service) stop(ctx context.Context, seen *domain.Connection, why string, r *Report) error {
 	a, next := act("schedule.stopped", seen.ClientID, seen.ConsentID, seen.ID), domain.Time{}
 	if why == "client_suspended" {
