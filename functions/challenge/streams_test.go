@@ -160,3 +160,17 @@ func TestStreamsAreShared(t *testing.T) {
 		})
 	}
 }
+
+// thrower is a key whose keeper panics, with what it was given.
+type thrower struct{}
+
+func (thrower) Decrypt(closed, _ []byte) ([]byte, error) { panic(string(closed)) }
+
+// TestWatchThatPanics: a panic in the look that streams share ends them with a problem that tells nothing, and not the
+// process.
+func TestWatchThatPanics(t *testing.T) {
+	inBubble(t, func(t *testing.T, h *house) {
+		h.service.Display = thrower{}
+		h.refused(h.ask("GET", "/challenge/events", ""), http.StatusInternalServerError, "internal")
+	})
+}
